@@ -1,0 +1,3 @@
+from mlxflow.cli.main import main
+
+main()
