@@ -1,0 +1,54 @@
+"""The captions of the embedded emoji, and which one of the four everyday prompts of each row is held out.
+
+The order in which a row's prompts are tried is a function of its code points alone (SHA-256 of
+"codepoints/index"). The first one that no training text of *any* row equals is held out. Many everyday prompts
+are also the Unicode name or a keyword of some emoji ("lipstick", "soccer ball") and some stand in two rows:
+those are never held out, so that the measure asks only for wording that training has not seen. The names and
+keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
+
+from mlxflow.paths import assets_dir
+
+
+class Caption(NamedTuple):
+    """Texts of one base emoji. Training may use every field but `prompt_heldout`."""
+
+    prompts_train: tuple[str, ...]
+    prompt_heldout: str
+    visual: str
+    colors: tuple[str, ...]
+
+
+def normalize(text: str) -> str:
+    """Lower case, letters and digits only, single spaces: how two texts are compared for being the same."""
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+@cache
+def load_captions() -> dict[str, Caption]:
+    """All captions by code points (e.g. "1F600"), in the order of the file. The result is shared: do not change it.
+
+    Raises ValueError when every prompt of a row is also another text.
+    """
+    with open(assets_dir() / "captions.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    labels = set((assets_dir() / "prompts_that_are_labels.txt").read_text(encoding="utf-8").splitlines())
+    uses = Counter(normalize(text) for row in rows for text in (*row["prompts"], row["visual"]))
+
+    captions = {}
+    for row in rows:
+        code, prompts = row["codepoints"], row["prompts"]
+        order = sorted(range(len(prompts)), key=lambda i: hashlib.sha256(f"{code}/{i}".encode()).digest())
+        free = [i for i in order if uses[normalize(prompts[i])] == 1 and normalize(prompts[i]) not in labels]
+        if not free:
+            raise ValueError(f"no prompt of {code} can be held out: each of them is also another text")
+        train = tuple(prompt for i, prompt in enumerate(prompts) if i != free[0])
+        captions[code] = Caption(train, prompts[free[0]], row["visual"], tuple(row["colors"]))
+    return captions
