@@ -1,0 +1,83 @@
+"""The `mlxflow` command: a table of commands, each imported only when it runs, so that `--help` is quick.
+
+A command is a module `mlxflow/cli/<name>.py` with either a function `<name>` (its parameters become options) or
+a `typer.Typer` called `app` (a command with sub-commands). Adding one is one line in `COMMANDS`.
+Exit codes: 0 done; 2 bad usage or a `MlxflowError`, whose sentence is printed; 130 interrupted.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from mlxflow import __version__
+from mlxflow.errors import MlxflowError
+
+# name: the line that `mlxflow --help` shows
+COMMANDS = {
+    "generate": "Type a few words, get a picture.",
+    "train": "Train a model on a folder of pictures, or go on with a run.",
+    "data": "Make the folder of emoji, or look at a folder.",
+    "info": "Versions, device, speed; or what a weights file holds.",
+}
+
+
+def _load(name: str):
+    """The real command called `name`, made from its module."""
+    module = import_module(f"mlxflow.cli.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(name)(getattr(module, name))
+    command = get_command(app)
+    command.name = name
+    return command
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands from the table alone; imports the module of the one that is called."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.commands = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+
+    def resolve_command(self, ctx, args):
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load(name), rest
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlxflow {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, rich_markup_mode="rich",
+                  context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version and stop.")] = False,
+) -> None:
+    """Type a few words, get a new emoji: flow matching in MLX."""
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m mlxflow`."""
+    try:
+        get_command(app)(prog_name="mlxflow")
+    except MlxflowError as error:
+        print(f"mlxflow: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (`| head`) is gone; a closed pipe must not fail once more when Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
