@@ -1,0 +1,103 @@
+"""The text encoder: word vectors to a condition, a small pre-norm transformer.
+
+    h = W v + p                       word vectors into the width, learned positions
+    h = h + Attention(RMSNorm(h))     `layers` times, over the words that the mask names
+    h = h + MLP(RMSNorm(h))
+    tokens = RMSNorm(h)               pooled = P mean(tokens over the words of the mask)
+
+A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens and a zero pooled vector: the
+network that reads the condition puts its own learned null in their place.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlxflow.runtime import mx
+
+import mlx.nn as nn  # noqa: E402
+
+from mlxflow.networks.blocks import silu
+
+
+class Condition(NamedTuple):
+    """What a network is told about the prompt: tokens [B, L, D] float32, mask [B, L] bool, pooled [B, D] float32."""
+
+    tokens: mx.array
+    mask: mx.array
+    pooled: mx.array
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text encoder; `word_dim` must equal the `dim` of the word table, `length` is words a prompt."""
+
+    word_dim: int = 96
+    width: int = 192
+    layers: int = 2
+    heads: int = 4
+    hidden: int = 512
+    length: int = 24
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+class SelfAttention(nn.Module):
+    """Attention over [B, L, D] where only positions with mask [B, L] True are looked at."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
+        """`bias` [B, 1, 1, L] is added to the scores: 0 where a word is, a large negative finite number elsewhere.
+
+        Finite, because a row of -inf alone makes softmax 0 / 0.
+        """
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        scores = (q * (width // self.heads) ** -0.5) @ k.transpose(0, 1, 3, 2) + bias
+        mixed = mx.softmax(scores, axis=-1) @ v
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(batch, length, width))
+
+
+class TextBlock(nn.Module):
+    """One pre-norm transformer block over [B, L, D]."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm1 = nn.RMSNorm(width)
+        self.attention = SelfAttention(width, heads)
+        self.norm2 = nn.RMSNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
+        x = x + self.attention(self.norm1(x), bias)
+        return x + self.down(silu(self.up(self.norm2(x))))
+
+
+class TextEncoder(nn.Module):
+    """Word vectors [B, L, word_dim] float32 and mask [B, L] bool to a `Condition` of width D; L <= config.length."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.project = nn.Linear(config.word_dim, config.width)
+        self.positions = 0.02 * mx.random.normal((config.length, config.width))
+        self.blocks = [TextBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)]
+        self.norm = nn.RMSNorm(config.width)
+        self.pool = nn.Linear(config.width, config.width, bias=False)
+
+    def __call__(self, vectors: mx.array, mask: mx.array) -> Condition:
+        present = mask[..., None].astype(vectors.dtype)
+        bias = mx.where(mask, 0.0, -1e9).astype(vectors.dtype)[:, None, None, :]
+        x = self.project(vectors) + self.positions[: vectors.shape[1]]
+        for block in self.blocks:
+            x = block(x, bias)
+        tokens = self.norm(x) * present
+        pooled = self.pool(tokens.sum(axis=1) / mx.maximum(present.sum(axis=1), 1.0))
+        return Condition(tokens, mask, pooled)
