@@ -6,9 +6,10 @@ out for evaluation (`captions_split`) never appears here.
 
 import hashlib
 import re
+from functools import cache
 from itertools import cycle
 
-from mlxflow.data.captions_split import load_captions
+from mlxflow.data.captions_split import Caption, load_captions, normalize
 from mlxflow.data.cldr import Emoji, load_emoji
 
 # The first wording of each tone is Unicode's own.
@@ -31,7 +32,7 @@ _HAIR = re.compile(r"\b(hair|haired|beard|bearded|moustache|mustache|blond|blond
 
 
 def captions(emoji: Emoji) -> list[str]:
-    """All training captions of an emoji, the Unicode name first, no two equal."""
+    """All training captions of an emoji, the Unicode name first, no two equal, none of them held out."""
     found = [emoji.name, *_keyword_lines(emoji)]
     caption = load_captions().get(emoji.base)
     if caption is not None:
@@ -45,7 +46,13 @@ def captions(emoji: Emoji) -> list[str]:
     if emoji.flag and ": " in emoji.name:
         place = emoji.name.split(": ")[1]
         found += [f"flag of {place}", f"{place} flag", place]
-    return list(dict.fromkeys(found))
+    # "green battery" is made of a colour and a name here, and is another row's held-out prompt.
+    return [text for text in dict.fromkeys(found) if normalize(text) not in _held_out()]
+
+
+@cache
+def _held_out() -> frozenset[str]:
+    return frozenset(normalize(caption.prompt_heldout) for caption in load_captions().values())
 
 
 def _keyword_lines(emoji: Emoji) -> list[str]:
@@ -60,7 +67,7 @@ def _keyword_lines(emoji: Emoji) -> list[str]:
     return lines
 
 
-def _toned(emoji: Emoji, caption) -> list[str]:
+def _toned(emoji: Emoji, caption: Caption) -> list[str]:
     wordings = _wordings(emoji)
     base = load_emoji()[emoji.base].name
     found = [f"{base}, {tone}" for tone in wordings[1:]]
