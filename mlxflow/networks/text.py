@@ -16,7 +16,7 @@ from mlxflow.runtime import mx
 
 import mlx.nn as nn  # noqa: E402
 
-from mlxflow.networks.blocks import silu
+from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, silu, split_heads
 
 
 class Condition(NamedTuple):
@@ -53,16 +53,12 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
-        """`bias` [B, 1, 1, L] is added to the scores: 0 where a word is, a large negative finite number elsewhere.
+        """`bias` [B, 1, 1, L] is added to the scores: 0 where a word is, `CLOSED` elsewhere.
 
-        Finite, because a row of -inf alone makes softmax 0 / 0.
+        `CLOSED` is finite: a row of -inf alone would make softmax 0 / 0.
         """
-        batch, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        scores = (q * (width // self.heads) ** -0.5) @ k.transpose(0, 1, 3, 2) + bias
-        mixed = mx.softmax(scores, axis=-1) @ v
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(batch, length, width))
+        q, k, v = (split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1))
+        return self.out(attention(q, k, v, bias))
 
 
 class TextBlock(nn.Module):
@@ -70,9 +66,9 @@ class TextBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
-        self.norm1 = nn.RMSNorm(width)
+        self.norm1 = RMSNorm(width)
         self.attention = SelfAttention(width, heads)
-        self.norm2 = nn.RMSNorm(width)
+        self.norm2 = RMSNorm(width)
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
@@ -89,12 +85,12 @@ class TextEncoder(nn.Module):
         self.project = nn.Linear(config.word_dim, config.width)
         self.positions = 0.02 * mx.random.normal((config.length, config.width))
         self.blocks = [TextBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)]
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = RMSNorm(config.width)
         self.pool = nn.Linear(config.width, config.width, bias=False)
 
     def __call__(self, vectors: mx.array, mask: mx.array) -> Condition:
         present = mask[..., None].astype(vectors.dtype)
-        bias = mx.where(mask, 0.0, -1e9).astype(vectors.dtype)[:, None, None, :]
+        bias = mx.where(mask, 0.0, CLOSED).astype(vectors.dtype)[:, None, None, :]
         x = self.project(vectors) + self.positions[: vectors.shape[1]]
         for block in self.blocks:
             x = block(x, bias)
