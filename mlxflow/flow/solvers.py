@@ -52,6 +52,19 @@ TABLES = {
     "rk4": Table(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 
+# Dormand & Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; the last row is the step itself.
+DOPRI = Table(
+    5, (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    ((), (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9),
+     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0))
+# The fifth-order weights less the fourth-order ones.
+DOPRI_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+# Where dopri5 leaves the last stretch to one Euler step, if asked to keep off t = 1.
+NEAR_DATA = 0.99
+
 
 def check_times(times: Sequence[float]) -> list[float]:
     """The grid as floats: at least two, within [0, 1], strictly rising or strictly falling."""
@@ -86,37 +99,136 @@ def combine(x: mx.array, h: float, coefficients: Sequence[float], slopes: Sequen
     return x
 
 
-def runge_kutta(table: Table, velocity: Velocity, x: mx.array, times: Sequence[float],
-                path: Path, euler_at_data: bool) -> Iterator[State]:
-    velocity = Counted(velocity)
-    times = check_times(times)
+def runge_kutta(table: Table, velocity: Velocity, x: mx.array, times: list[float], path: Path,
+                euler_at_data: bool) -> Iterator[State]:
+    """Fixed steps along `times`."""
     for t, t_next in pairwise(times):
         h = t_next - t
         use = TABLES["euler"] if euler_at_data and t_next == 1 and 1.0 in table.c else table
         slopes = []
         for c, row in zip(use.c, use.A):
             there = t_next if c == 1 else t + c * h
-            y = combine(x, h, row, slopes)
-            slopes.append(velocity(y, at(there, x)))
+            slopes.append(velocity(combine(x, h, row, slopes), at(there, x)))
         estimate = path.data_from_velocity(x, slopes[0], t)
         x = combine(x, h, use.b, slopes)
         settle(x, estimate, t=t_next)
         yield State(t_next, x, estimate, velocity.calls)
 
 
+def error_norm(error: mx.array, before: mx.array, after: mx.array, rtol: float, atol: float) -> float:
+    """The largest over the batch of each sample's RMS of error / (atol + rtol |x|), so that none hides in the mean."""
+    scale = atol + rtol * mx.maximum(mx.abs(before), mx.abs(after))
+    return mx.sqrt(mx.square(error / scale).reshape(error.shape[0], -1).mean(1)).max().item()
+
+
+def _first_step(velocity: Velocity, x: mx.array, t: float, sign: int, k: mx.array, rtol: float, atol: float,
+                longest: float) -> float:
+    """A starting step from the sizes of x, v and dv/dt (Hairer et al. II.4, p. 169), one more call."""
+    d0, d1 = error_norm(x, x, x, rtol, atol), error_norm(k, x, x, rtol, atol)
+    h0 = min(longest, 0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6)
+    ahead = velocity(x + sign * h0 * k, at(t + sign * h0, x))
+    d2 = error_norm(ahead - k, x, x, rtol, atol) / h0
+    largest = max(d1, d2)
+    h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / 5)
+    return min(100 * h0, h1, longest)
+
+
+def dopri5(velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_at_data: bool,
+           rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 1000) -> Iterator[State]:
+    """Dormand & Prince 5(4) with the step chosen from the error estimate; yields after each accepted step.
+
+    Every time of the grid is met exactly. h <- h min(10, max(0.2, 0.9 err^(-1/5))) (Hairer et al. II.4,
+    eq. 4.13); the last stage is the next step's first. `max_steps` counts rejected steps too.
+    """
+    if not (rtol >= 0 and atol > 0):
+        raise MlxflowError(f"The tolerances must be above 0, not rtol {rtol} and atol {atol}.")
+    last = times[-1]
+    if euler_at_data and last == 1 and times[0] < NEAR_DATA:
+        times = [t for t in times if t < NEAR_DATA] + [NEAR_DATA]
+    sign = 1 if times[-1] > times[0] else -1
+    t, k, h, taken = times[0], velocity(x, at(times[0], x)), None, 0
+    for goal in times[1:]:
+        if h is None:
+            h = _first_step(velocity, x, t, sign, k, rtol, atol, abs(goal - t))
+        while t != goal:
+            taken += 1
+            if taken > max_steps or h < 1e-9:
+                raise MlxflowError(f"dopri5 took {taken - 1} steps and is only at t = {t:.4f} of {times[0]:g} to "
+                                   f"{times[-1]:g}: loosen rtol ({rtol:g}) and atol ({atol:g}), or raise max_steps.")
+            clipped = h >= abs(goal - t) * (1 - 1e-9)
+            step = goal - t if clipped else sign * h
+            slopes = [k]
+            for c, row in zip(DOPRI.c[1:], DOPRI.A[1:]):
+                there = goal if clipped and c == 1 else t + c * step
+                y = combine(x, step, row, slopes)
+                slopes.append(velocity(y, at(there, x)))
+            error = error_norm(combine(mx.zeros_like(x), step, DOPRI_ERROR, slopes), x, y, rtol, atol)
+            if not math.isfinite(error):
+                settle(y, t=t + step)
+                error = 1e6
+            factor = min(10.0, max(0.2, 0.9 * error ** -0.2)) if error else 10.0
+            if error <= 1:
+                estimate = path.data_from_velocity(x, k, t)
+                t, x, k = goal if clipped else t + step, y, slopes[-1]
+                settle(x, estimate, k, t=t)
+                yield State(t, x, estimate, velocity.calls)
+                # A step cut short to meet the grid says nothing against the longer one.
+                h = max(h, abs(step) * factor) if clipped else h * factor
+            else:
+                h = abs(step) * min(1.0, factor)
+    if last != t:
+        x = estimate = x + (last - t) * k
+        settle(x, t=last)
+        yield State(last, x, estimate, velocity.calls)
+
+
+def sde(velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_at_data: bool, *, key: mx.array,
+        noise: float = 1.0) -> Iterator[State]:
+    """Stochastic sampling with the marginals of the flow: dx = (v - noise x0_hat) dt + sqrt(2 noise s) dw.
+
+    Ma et al. 2024 (SiT), eq. 5-6, dx = (v + w score / 2) dt + sqrt(w) dw, which holds for every w >= 0; with
+    w = 2 noise s(t) the score's divisor cancels: score = -x0_hat / s. Euler-Maruyama; a last step that ends at
+    t = 1 is deterministic. noise = 0 is Euler, bit for bit. Only from noise to data.
+    """
+    if times[-1] < times[0]:
+        raise MlxflowError("The sde solver runs from noise to data only: invert with an ODE solver.")
+    if not noise >= 0:
+        raise MlxflowError(f"The noise level of the sde solver must be 0 or more, not {noise}.")
+    for (t, t_next), step_key in zip(pairwise(times), mx.random.split(key, len(times))):
+        h = t_next - t
+        u = velocity(x, at(t, x))
+        estimate = path.data_from_velocity(x, u, t)
+        if noise and t_next < 1:
+            spread = mx.sqrt(2 * noise * h * path.s(at(t, x)[:1])).astype(x.dtype).item()
+            fresh = mx.random.normal(x.shape, dtype=x.dtype, key=step_key)
+            x = x + h * (u - noise * path.noise_from_velocity(x, u, t)) + spread * fresh
+        else:
+            x = x + h * u
+        settle(x, estimate, t=t_next)
+        yield State(t_next, x, estimate, velocity.calls)
+
+
+NAMES = (*TABLES, "dopri5", "sde")
+
+
 def solve(name: str, velocity: Velocity, x: mx.array, times: Sequence[float], path: Path = STRAIGHT, *,
-          euler_at_data: bool = False) -> Iterator[State]:
-    """Carry x [B, ...] along `times` with `euler`, `midpoint`, `heun` or `rk4`; yields a State after each step.
+          euler_at_data: bool = False, **settings) -> Iterator[State]:
+    """Carry x [B, ...] along `times` with one of NAMES; yields a State after each step.
 
     x1_estimate is read off the velocity at the start of each step (for previews), with `path`. nfe counts the
-    calls of `velocity`. `euler_at_data`: a last step that would evaluate at t = 1 exactly is an Euler step, as
-    in EDM (Karras et al. 2022, algorithm 1, line 6). Set it for a network that predicts data: there its
-    velocity is 0 / 0, and the floor of the conversion would leave half of the last step's noise in heun.
-    Raises MlxflowError for an unknown name, a bad grid, or a state that is no longer finite.
+    calls of `velocity`. `settings` are dopri5's (rtol, atol, max_steps) or sde's (key, noise).
+    `euler_at_data`: a last step that would evaluate at t = 1 exactly is an Euler step, as in EDM (Karras et
+    al. 2022, algorithm 1, line 6); dopri5 stops at t = 0.99 and steps from there. Set it for a network that
+    predicts data: there its velocity is 0 / 0 at t = 1, and the floor of the conversion would leave half of
+    the last step's noise in heun. Raises MlxflowError for an unknown name, a bad grid, or a state that is no
+    longer finite.
     """
-    if name not in TABLES:
-        raise MlxflowError(f"There is no solver '{name}': choose one of {', '.join(TABLES)}.")
-    return runge_kutta(TABLES[name], velocity, x, times, path, euler_at_data)
+    if name not in NAMES:
+        raise MlxflowError(f"There is no solver '{name}': choose one of {', '.join(NAMES)}.")
+    velocity, times = Counted(velocity), check_times(times)
+    if name in TABLES:
+        return runge_kutta(TABLES[name], velocity, x, times, path, euler_at_data, **settings)
+    return {"dopri5": dopri5, "sde": sde}[name](velocity, x, times, path, euler_at_data, **settings)
 
 
 def _grid(steps: int, warp: Callable[[float], float]) -> list[float]:
