@@ -82,6 +82,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
+        self.config = config
         self.project = nn.Linear(config.word_dim, config.width)
         self.positions = 0.02 * mx.random.normal((config.length, config.width))
         self.blocks = [TextBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)]

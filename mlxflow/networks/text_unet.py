@@ -1,0 +1,42 @@
+"""The emoji model: a text encoder and the U-Net that it conditions, as one module."""
+
+from dataclasses import dataclass
+
+from mlxflow.runtime import mx
+
+import mlx.nn as nn  # noqa: E402
+
+from mlxflow.networks.text import Condition, TextConfig, TextEncoder
+from mlxflow.networks.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class TextUNetConfig:
+    """Sizes of both parts; `unet.text_width` must be `text.width`."""
+
+    text: TextConfig = TextConfig()
+    unet: UNetConfig = UNetConfig()
+
+
+class TextUNet(nn.Module):
+    """Prediction `[B, S, S, C]` from x `[B, S, S, C]`, t `[B]` and the words of a prompt.
+
+    `encode` turns word vectors `[B, L, word_dim]` and their mask `[B, L]` into a condition once; a sampler keeps
+    it and calls `predict` at every step.
+    """
+
+    def __init__(self, config: TextUNetConfig):
+        super().__init__()
+        if config.text.width != config.unet.text_width:
+            raise ValueError(f"text width {config.text.width} is not the U-Net's {config.unet.text_width}")
+        self.text = TextEncoder(config.text)
+        self.unet = UNet(config.unet)
+
+    def encode(self, vectors: mx.array, mask: mx.array) -> Condition:
+        return self.text(vectors, mask)
+
+    def predict(self, x: mx.array, t: mx.array, condition: Condition) -> mx.array:
+        return self.unet(x, t, condition)
+
+    def __call__(self, x: mx.array, t: mx.array, vectors: mx.array, mask: mx.array) -> mx.array:
+        return self.predict(x, t, self.encode(vectors, mask))

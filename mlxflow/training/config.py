@@ -1,0 +1,122 @@
+"""What a training run is: a frozen dataclass, a TOML recipe of the same fields, and flags that override both."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mlxflow.errors import MlxflowError
+
+
+def option(default: Any, help: str):
+    """A field with the help text that the command line shows for it."""
+    factory = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**factory, metadata={"help": help})
+
+
+def default_model() -> dict:
+    return {"kind": "text-unet", "text": {}, "unet": {}}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. Everything random in it follows from `seed` and the step, so two runs of one config are one run."""
+
+    model: dict = option(default_model, "network kind and sizes")
+    # process
+    path: str = option("condot", "probability path")
+    prediction: str = option("data", "what the network predicts: data, velocity or noise")
+    floor: float = option(0.05, "least divisor 1 - t when data prediction becomes a velocity")
+    weight_cap: float = option(5.0, "cap of the loss weight 1 / (1 - t)^2")
+    times: str = option("logit_normal", "distribution of training times")
+    times_mean: float = option(0.0, "mean of the logit-normal; above 0 is towards the data")
+    times_std: float = option(1.0, "standard deviation of the logit-normal")
+    contrast: float = option(0.0, "weight of the contrastive flow-matching term")
+    drop: float = option(0.1, "share of prompts dropped, for guidance")
+    # data
+    batch: int = option(64, "images a step, over all ranks")
+    name_share: float = option(0.3, "how often the caption is the name rather than one of the other texts")
+    shift: int = option(1, "largest random shift, in pixels")
+    scale: float = option(0.0, "largest random change of size, as a fraction")
+    flip: float = option(0.0, "chance of a horizontal flip, where the caption allows it")
+    # optimisation
+    optimizer: str = option("adamw", "adamw or muon")
+    learning_rate: float = option(1e-3, "peak learning rate")
+    weight_decay: float = option(0.01, "decoupled weight decay")
+    warmup: int = option(500, "steps of linear warm-up")
+    schedule: str = option("constant", "after warm-up: constant or cosine (to a tenth, over the run's steps)")
+    clip: float = option(1.0, "largest gradient norm")
+    accumulate: int = option(1, "micro-batches a step")
+    ema: float = option(0.9999, "decay of the weights' running average, reached through a warm-up")
+    seed: int = option(0, "everything random follows from it")
+    # length and reports
+    steps: int = option(0, "stop at this step (0: no limit)")
+    epochs: float = option(0.0, "stop after so many passes over the data (0: no limit)")
+    minutes: float = option(0.0, "stop after so many minutes (0: no limit)")
+    log_every: int = option(50, "steps between reports")
+    sample_every: int = option(1000, "steps between sample grids")
+    validate_every: int = option(1000, "steps between validations")
+    checkpoint_every: int = option(1000, "steps between checkpoints")
+    keep: int = option(3, "checkpoints kept")
+    prompts: tuple[str, ...] = option(
+        ("grinning face", "smiling cat", "red heart", "pizza", "rocket", "squirrel", "bicycle", "ferris wheel",
+         "crying face", "birthday cake", "blue apple", "cat wearing sunglasses", "flag: Japan",
+         "woman firefighter: dark skin tone", "palm tree on a beach", "robot"),
+        "prompts of the sample grids")
+
+    def __post_init__(self):
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        positive = ("batch", "learning_rate", "clip", "accumulate", "log_every", "sample_every", "validate_every",
+                    "checkpoint_every", "keep", "times_std", "floor", "weight_cap")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise MlxflowError(f"{name} must be more than 0, not {getattr(self, name)}.")
+        for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed"):
+            if not getattr(self, name) >= 0:
+                raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        for name in ("drop", "flip", "name_share", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MlxflowError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        if not 0 <= self.scale < 0.5:
+            raise MlxflowError(f"scale must be at least 0 and below 0.5, not {self.scale}.")
+        choices = {"optimizer": ("adamw", "muon"), "schedule": ("constant", "cosine"),
+                   "prediction": ("data", "velocity", "noise")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise MlxflowError(f"{name} must be {' or '.join(allowed)}, not '{getattr(self, name)}'.")
+        if self.schedule == "cosine" and not self.steps:
+            raise MlxflowError("The cosine schedule needs --steps: it falls over the whole run.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        return from_values({**self.to_dict(), **changes}, "options")
+
+
+def from_values(values: dict[str, Any], source: str) -> TrainConfig:
+    """A config from plain values (JSON, TOML, flags); unknown names and wrong types are refused with a sentence."""
+    known = {f.name: f for f in fields(TrainConfig)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise MlxflowError(f"{source}: there is no setting called {', '.join(unknown)}.")
+    checked = {}
+    for name, value in values.items():
+        wanted = known[name].type
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if wanted in (int, float, str, dict) and type(value) is not wanted:
+            raise MlxflowError(f"{source}: {name} must be of type {wanted.__name__}, not {value!r}.")
+        checked[name] = value
+    return TrainConfig(**checked)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a TOML recipe."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MlxflowError(f"There is no recipe at {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MlxflowError(f"{path} is not a TOML recipe: {error}.") from None
