@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a model on a folder of pictures, or go on with a run.",
     "data": "Make the folder of emoji, or look at a folder.",
     "info": "Versions, device, speed; or what a weights file holds.",
+    "floor": "The least loss that any network can reach on a folder of pictures.",
 }
 
 
