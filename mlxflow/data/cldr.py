@@ -1,8 +1,10 @@
 """Names, keywords and groups of every emoji, from the Unicode CLDR (version 48.2, Unicode-3.0 licence).
 
 `assets/cldr.jsonl.gz` holds one JSON object a line: `codepoints`, `name`, `keywords`, `group`, `subgroup` and,
-only where they say something, `base`, `gender`, `flag`. Code points are upper-case hexadecimal joined by "-".
-Skin tones are read from the code points themselves. The licence text is `assets/LICENSE-unicode.txt`.
+only where they say something, `base`, `gender`, `flag`. Code points are upper-case hexadecimal joined by "-",
+without the variation selector FE0F at the end. Skin tones are read from the code points themselves. The order is
+that of Unicode's charts, except that a country comes before the territories that share its flag. The licence text is
+`assets/LICENSE-unicode.txt`.
 """
 
 import gzip
@@ -52,7 +54,7 @@ def to_text(codepoints: str) -> str:
 
 @cache
 def load_emoji() -> dict[str, Emoji]:
-    """Every emoji by its code points, in the order of the Unicode charts. Shared: do not change it."""
+    """Every emoji by its code points, in the order of the file. Shared: do not change it."""
     table = {}
     with gzip.open(assets_dir() / "cldr.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:

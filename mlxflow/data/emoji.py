@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from mlxflow.errors import MlxflowError
 from mlxflow.paths import assets_dir
 
 SOURCES = ("embedded", "noto", "apple")
-TILE, COLUMNS = 64, 64  # of assets/noto-64.webp; assets/noto-64.txt lists its tiles row by row
+# Of assets/noto-64.webp. A line of assets/noto-64.txt has the code points of a tile, more where Noto draws them alike.
+TILE, COLUMNS = 64, 64
 CREDITS = "LICENSE.txt"
 
 APPLE_FONT = Path("/System/Library/Fonts/Apple Color Emoji.ttc")
@@ -56,6 +57,7 @@ class Source:
     kind: str  # a key of LICENCES
     style: str  # the word for it in the metadata: "noto", "apple" or the font's name
     font: Path | None
+    note: str | None = None  # why an installed font was passed over
 
     @property
     def licence(self) -> str:
@@ -130,29 +132,48 @@ def find_source(font: str | Path | None = None, source: str | None = None) -> So
     if source == "embedded":
         return Source("embedded", "noto", None)
     apple = APPLE_FONT if sys.platform == "darwin" and APPLE_FONT.is_file() else None
-    if source == "apple" and apple is None:
-        raise MlxflowError("Apple Color Emoji is only on a Mac; use --source embedded here.")
-    if apple and source != "noto":
+    if source == "apple":
+        if apple is None:
+            raise MlxflowError("Apple Color Emoji is only on a Mac; use --source embedded here.")
         return Source("apple", "apple", apple)
-    noto = _installed_noto()
-    if source == "noto" and noto is None:
-        raise MlxflowError("Noto Color Emoji is not installed; install it, or use --source embedded.")
-    return Source("noto", "noto", noto) if noto else Source("embedded", "noto", None)
+    noto = None if apple and source is None else _installed_noto()
+    if source == "noto":
+        if noto is None:
+            raise MlxflowError("Noto Color Emoji is not installed; install it, or use --source embedded.")
+        return Source("noto", "noto", noto)
+    if apple:
+        return _if_readable(Source("apple", "apple", apple))
+    return _if_readable(Source("noto", "noto", noto)) if noto else Source("embedded", "noto", None)
+
+
+def _if_readable(found: Source) -> Source:
+    """A font that nobody asked for must not make the command fail: then the embedded artwork does."""
+    from mlxflow.data.fonts import ColourFont
+
+    try:
+        ColourFont(found.font, TILE)
+    except MlxflowError as error:
+        return Source("embedded", "noto", None, note=f"{found.font} was passed over: {error}")
+    return found
 
 
 def embedded_tiles() -> Iterator[tuple[str, np.ndarray]]:
-    """(code points, uint8 [64, 64, 4] straight alpha) of the artwork inside the package, in chart order."""
-    codes = (assets_dir() / "noto-64.txt").read_text(encoding="utf-8").split()
+    """(code points, uint8 [64, 64, 4] straight alpha) of the artwork inside the package, in chart order.
+
+    Emoji that Noto draws alike follow each other with the same picture.
+    """
+    lines = (assets_dir() / "noto-64.txt").read_text(encoding="utf-8").splitlines()
     with Image.open(assets_dir() / "noto-64.webp") as image:
         sheet = np.asarray(image.convert("RGBA"))
-    for i, code in enumerate(codes):
+    for i, line in enumerate(lines):
         y, x = i // COLUMNS * TILE, i % COLUMNS * TILE
-        yield code, sheet[y : y + TILE, x : x + TILE]
+        for code in line.split():
+            yield code, sheet[y : y + TILE, x : x + TILE]
 
 
-def metadata_row(emoji: Emoji, style: str, split: str) -> dict:
-    """One line of metadata.jsonl."""
-    first, *others = captions(emoji)
+def metadata_row(emoji: Emoji, style: str, split: str, alike: Sequence[Emoji] = ()) -> dict:
+    """One line of metadata.jsonl; `alike` are other emoji that the font draws with the same picture."""
+    first, *others = dict.fromkeys(text for one in (emoji, *alike) for text in captions(one))
     return {
         "file_name": f"{emoji.codepoints}.png",
         "text": first,
@@ -162,6 +183,7 @@ def metadata_row(emoji: Emoji, style: str, split: str) -> dict:
         "split": split,
         "emoji": to_text(emoji.codepoints),
         "codepoints": emoji.codepoints,
+        "also": [one.codepoints for one in alike],
         "base": emoji.base,
         "group": emoji.group,
         "subgroup": emoji.subgroup,
@@ -171,43 +193,42 @@ def metadata_row(emoji: Emoji, style: str, split: str) -> dict:
     }
 
 
-def _tiles(source: Source, size: int) -> Iterator[tuple[str, np.ndarray]]:
-    if source.font is None:
-        for code, pixels in embedded_tiles():
-            yield code, fit(Image.fromarray(pixels), size)
-        return
-    from mlxflow.data.fonts import rasterize
+def _tiles(source: Source, size: int) -> Iterator[tuple[str, np.ndarray | None]]:
+    if source.font is not None:
+        from mlxflow.data.fonts import rasterize
 
-    for code, pixels in rasterize(source.font, list(load_emoji()), size):
-        if pixels is not None:
-            yield code, pixels
+        return rasterize(source.font, load_emoji(), size)
+    return ((code, fit(Image.fromarray(pixels), size)) for code, pixels in embedded_tiles())
 
 
 def _write(folder: Path, source: Source, size: int, progress: Callable[[int, int], None] | None) -> dict[str, int]:
     table = load_emoji()
-    codes, seen = [], set()
-    total = len(table)
-    for code, pixels in _tiles(source, size):
-        picture = pixels.tobytes()
-        if picture in seen or not pixels[..., 3].any():
-            continue  # a font may draw two emoji alike: one picture with two names would teach neither
-        seen.add(picture)
-        Image.fromarray(pixels).save(folder / f"{code}.png")
-        codes.append(code)
+    alike: dict[str, list[Emoji]] = {}  # by the code points that name the file
+    first: dict[bytes, str] = {}
+    for done, (code, pixels) in enumerate(_tiles(source, size), 1):
         if progress:
-            progress(len(codes), total)
-    if not codes:
+            progress(done, len(table))
+        if pixels is None or not pixels[..., 3].any():
+            continue
+        same = first.setdefault(pixels.tobytes(), code)
+        if same == code:
+            alike[code] = []
+            Image.fromarray(pixels).save(folder / f"{code}.png")
+        elif table[code].tones == table[same].tones:
+            alike[same].append(table[code])
+        # else the font shows no skin (a snowboarder): words for one would teach nothing
+    if not alike:
         raise MlxflowError(f"{source} draws none of the emoji: choose a colour emoji font.")
-    splits = assign_splits(codes)
+    splits = assign_splits(alike)
     with open(folder / METADATA, "w", encoding="utf-8", newline="\n") as file:
-        for code in codes:
-            row = metadata_row(table[code], source.style, splits[code])
+        for code, others in alike.items():
+            row = metadata_row(table[code], source.style, splits[code], others)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     licence = (assets_dir() / "LICENSE-unicode.txt").read_text(encoding="utf-8")
     credits = f"Pictures: {source.licence}.\nCaptions: {UNICODE}; the other captions are mlxflow's.\n\n{licence}"
     (folder / CREDITS).write_text(credits, encoding="utf-8")
     if progress:
-        progress(total, total)
+        progress(len(table), len(table))
     return dict(Counter(splits.values()))
 
 
