@@ -1,0 +1,113 @@
+"""Opening a run folder: what is refused, what is replaced, and what a resumed run may change."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mlxflow.runtime import mx
+
+from mlxflow import paths  # noqa: E402
+from mlxflow.errors import MlxflowError  # noqa: E402
+from mlxflow.training.config import TrainConfig, from_values, read_recipe  # noqa: E402
+from mlxflow.training.dataset import open_dataset  # noqa: E402
+from mlxflow.training.progress import Progress  # noqa: E402
+from mlxflow.training.state import checkpoints  # noqa: E402
+from mlxflow.training.trainer import Trainer, trim_log  # noqa: E402
+from mlxflow.weights import WORDS  # noqa: E402
+
+CONFIG = "config.json"
+# What a resumed run may change without becoming another run.
+_CHANGEABLE = {"steps", "epochs", "minutes", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep",
+               "prompts"}
+
+
+def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: dict | None = None,
+          resume: bool = False, force: bool = False, init: Path | None = None) -> Path | None:
+    """Train in the folder `run` and return the last checkpoint (None on ranks other than 0)."""
+    first = mx.distributed.init().rank() == 0
+    values = (read_recipe(recipe) if recipe else {}) | (flags or {})
+    source = str(recipe) if recipe else "The options"
+    stored = read_run(run)
+    if resume:
+        config, data = reopened(run, stored, values, data, init)
+    else:
+        if stored is not None and not force:
+            raise MlxflowError(f"{run} already holds a run: add --resume to go on with it or --force to replace it.")
+        if stored is None and run.is_dir() and any(run.iterdir()) and not force:
+            raise MlxflowError(f"{run} is not empty and holds no run: choose another run folder.")
+        config = from_values(values, source)
+        if data is None:
+            raise MlxflowError("Say which pictures to train on with --data FOLDER (`mlxflow data emoji emoji/` makes one).")
+    length = config.model.get("text", {}).get("length", 24)
+    size = config.model.get("unet", {}).get("image_size", 64)
+    words = run / WORDS if resume else paths.weights_dir() / "emoji" / WORDS
+    dataset = open_dataset(data, words, size=size, length=length)
+    text = {"word_dim": dataset.words.dim} | config.model.get("text", {})
+    config = config.replace(model=config.model | {"text": text})
+    trainer = Trainer(config, run, dataset, init=init)
+    if first:
+        create(run, stored, config, data, init, words, resume)
+    if resume:
+        found = checkpoints(run)
+        if found:
+            trainer.restore(found[-1])
+        if first:
+            trim_log(run, trainer.state.step)
+    if not first:
+        trainer.run()
+        return None
+    with Progress(f"{run}") as progress:
+        trainer.progress = progress
+        return trainer.run()
+
+
+def read_run(run: Path) -> dict | None:
+    """What the run folder's config.json says, or None when there is no run."""
+    try:
+        return json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise MlxflowError(f"{run / CONFIG} cannot be read ({error}).") from None
+
+
+def reopened(run: Path, stored: dict | None, values: dict, data: Path | None, init: Path | None):
+    """The stored run's config with the changeable settings of `values`, and its data folder."""
+    if stored is None:
+        raise MlxflowError(f"There is no run in {run} to resume.")
+    if init is not None:
+        raise MlxflowError("--init starts a run; a resumed one has its weights already.")
+    config = from_values(stored["train"], str(run / CONFIG))
+    now = config.to_dict()
+    fixed = [n for n, v in values.items() if n not in _CHANGEABLE and n in now and not _covers(now[n], v)]
+    if fixed:
+        raise MlxflowError(f"A resumed run cannot change {', '.join(sorted(fixed))}: start another with --init {run}.")
+    return config.replace(**{n: v for n, v in values.items() if n in _CHANGEABLE or n not in now}), data or Path(stored["data"])
+
+
+def _covers(stored: object, value: object) -> bool:
+    """Whether a recipe's value is what the run has; a table in it may leave defaults out."""
+    if isinstance(stored, dict) and isinstance(value, dict):
+        return all(name in stored and _covers(stored[name], v) for name, v in value.items())
+    return (list(stored) if isinstance(stored, tuple) else stored) == (list(value) if isinstance(value, tuple) else value)
+
+
+def create(run: Path, stored: dict | None, config: TrainConfig, data: Path, init: Path | None, words: Path,
+           resume: bool) -> None:
+    """Make the run folder, or bring the config of a resumed one up to date."""
+    try:
+        if not resume and stored is not None:
+            for name in ("checkpoints", "samples"):
+                shutil.rmtree(run / name, ignore_errors=True)
+            (run / "log.jsonl").unlink(missing_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            shutil.copyfile(words, run / WORDS)
+        values = {"train": config.to_dict(), "data": str(data.resolve()),
+                  "init": str(init) if init else (stored or {}).get("init") if resume else None}
+        partial = run / (CONFIG + ".partial")
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, run / CONFIG)
+    except OSError as error:
+        raise MlxflowError(f"The run folder {run} cannot be written: {error.strerror or error}.") from None

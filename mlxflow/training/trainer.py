@@ -1,0 +1,356 @@
+"""The training loop: draws, gradients, update; reports, validation, samples and checkpoints around it.
+
+    t, x0, keep ~ key(seed, step);  x_t = a x1 + s x0;  loss = flow matching of the prediction at (x_t, t, prompt)
+
+Gradients are averaged over micro-batches and ranks between two compiled functions: one for loss and gradients, one
+for clipping, the optimizer and the average of the weights. Everything random follows from (seed, step), so a
+checkpoint needs no generator's state and a resumed run repeats an uninterrupted one bit for bit.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxflow.runtime import mx
+
+import mlx.nn as nn  # noqa: E402
+import numpy as np  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
+
+from mlxflow.data.stream import StreamConfig, stream  # noqa: E402
+from mlxflow.errors import MlxflowError  # noqa: E402
+from mlxflow.flow import times  # noqa: E402
+from mlxflow.flow.losses import by_time_bin, flow_matching  # noqa: E402
+from mlxflow.flow.paths import path_by_name  # noqa: E402
+from mlxflow.networks import build  # noqa: E402
+from mlxflow.training import ema  # noqa: E402
+from mlxflow.training.config import TrainConfig  # noqa: E402
+from mlxflow.training.dataset import Dataset  # noqa: E402
+from mlxflow.training.optimizers import clipped, init_moments, learning_rate_at, update  # noqa: E402
+from mlxflow.training.progress import Progress  # noqa: E402
+from mlxflow.training.state import checkpoints, load_checkpoint, save_checkpoint  # noqa: E402
+from mlxflow.training.validation import BINS, validation_loss  # noqa: E402
+from mlxflow.weights import full_model_config, read_arrays, resolve  # noqa: E402
+
+Arrays = dict[str, mx.array]
+_INIT, _SHARED, _OWN = 10, 11, 12
+
+
+def key_for(seed: int, purpose: int, *numbers: int) -> mx.array:
+    """A random key that depends on all of its arguments."""
+    low, high = np.random.SeedSequence([seed, purpose, *numbers]).generate_state(2)
+    return mx.random.key(int(high) << 32 | int(low))
+
+
+def make_draws(config: TrainConfig, rank: int, size: int, batch: int, shape: tuple[int, ...]):
+    """draws(shared key, own key) -> times `[b]`, noise `[b, *shape]`, keep `[b]` bool (False: prompt dropped)."""
+    settings = {"mean": config.times_mean, "std": config.times_std} if config.times != "uniform" else {}
+
+    def draws(shared, own):
+        noise_key, keep_key = mx.random.split(own)
+        t = times.draw(config.times, shared, batch, rank=rank, size=size, **settings)
+        noise = mx.random.normal((batch, *shape), key=noise_key)
+        keep = mx.random.uniform(shape=(batch,), key=keep_key) >= config.drop
+        return t, noise, keep
+
+    return mx.compile(draws)
+
+
+def make_gradients(network: nn.Module, config: TrainConfig):
+    """gradients(weights, x1, x0, t, vectors, mask) -> (mean loss, (bin sums, bin counts)), gradients by name."""
+    path = path_by_name(config.path)
+
+    def loss_of(weights, x1, x0, t, vectors, mask):
+        network.update(tree_unflatten(list(weights.items())))
+        output = network(path.sample(x0, x1, t), t, vectors, mask)
+        losses = flow_matching(output, config.prediction, path, x0, x1, t, cap=config.weight_cap,
+                               contrast=config.contrast)
+        return losses.mean(), by_time_bin(losses, t, BINS)
+
+    return mx.compile(mx.value_and_grad(loss_of))
+
+
+def make_apply(config: TrainConfig):
+    """apply(weights, average, moments, gradients, rate, step, decay) -> new weights, average, moments, norm."""
+
+    def apply(weights, average, moments, gradients, rate, step, decay):
+        gradients, norm = clipped(gradients, config.clip)
+        weights, moments = update(weights, moments, gradients, rate, step, config.weight_decay)
+        return weights, ema.updated(average, weights, decay), moments, norm
+
+    return mx.compile(apply)
+
+
+@dataclass
+class State:
+    """Everything that changes: a checkpoint is this."""
+
+    step: int
+    images: int
+    seconds: float
+    weights: Arrays
+    average: Arrays
+    moments: Arrays
+
+
+class Trainer:
+    """One run in a run folder. `run()` trains until a limit or a signal and returns the last checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: Path, data: Dataset, *, init: Path | None = None,
+                 progress: Progress | None = None):
+        self.config, self.folder, self.data = config, folder, data
+        self.group = mx.distributed.init()
+        self.rank, self.size = self.group.rank(), self.group.size()
+        if config.batch % (self.size * config.accumulate):
+            raise MlxflowError(f"batch {config.batch} cannot be shared by {self.size} ranks with "
+                               f"{config.accumulate} micro-batches each: choose a multiple of their product.")
+        self.share = config.batch // self.size
+        self.progress = progress if self.rank == 0 else None
+        mx.random.seed(int(np.random.SeedSequence([config.seed, _INIT]).generate_state(1)[0]))
+        self.network = build(config.model)
+        self.sampler = build(config.model)
+        self.model_config = {
+            "format": 1,
+            "model": full_model_config(self.network, config.model["kind"]),
+            "process": {"path": config.path, "prediction": config.prediction, "floor": config.floor},
+            "words": data.words.sha256,
+        }
+        weights = dict(tree_flatten(self.network.parameters()))
+        if init is not None:
+            weights |= initial_weights(init, weights)
+        weights = {n: mx.array(w) for n, w in weights.items()}
+        self.state = State(0, 0, 0.0, weights, dict(weights), init_moments(config.optimizer, weights))
+        self.stopping = False
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of this run."""
+        parts, state = load_checkpoint(checkpoint)
+        wanted = {"model": self.state.weights, "ema": self.state.average, "optimizer": self.state.moments}
+        for stem, arrays in wanted.items():
+            got = parts.get(stem, {})
+            if {n: a.shape for n, a in got.items()} != {n: a.shape for n, a in arrays.items()}:
+                raise MlxflowError(f"{checkpoint}/{stem}.safetensors does not belong to this run's configuration.")
+        self.state = State(state["step"], state["images"], state["seconds"], parts["model"], parts["ema"],
+                           parts["optimizer"])
+
+    def limit(self) -> int:
+        """The step at which `steps` or `epochs` end the run; 0 for none."""
+        limits = [self.config.steps] if self.config.steps else []
+        if self.config.epochs:
+            limits.append(math.ceil(self.config.epochs * self.data.groups / self.config.batch))
+        return min(limits, default=0)
+
+    def run(self) -> Path:
+        config, state = self.config, self.state
+        limit, started = self.limit(), time.monotonic()
+        shape = (self.data.size, self.data.size, 4)
+        draws = make_draws(config, self.rank, self.size, self.share, shape)
+        gradients = make_gradients(self.network, config)
+        apply = make_apply(config)
+        batches = self.batches(state.step)
+        report = Report(state)
+        if self.rank == 0 and state.step == 0:
+            self.sample()
+        with self.signals():
+            while not self.agreed(self.stopping or (limit and state.step >= limit)
+                                  or (config.minutes and time.monotonic() - started >= 60 * config.minutes)):
+                batch = next(batches)
+                t, x0, keep = draws(key_for(config.seed, _SHARED, state.step),
+                                    key_for(config.seed, _OWN, state.step, self.rank))
+                x1, vectors = mx.array(batch.images), mx.array(batch.vectors)
+                mask = mx.array(batch.mask) & keep[:, None]
+                loss, bins, gradient = self.accumulated(gradients, x1, x0, t, vectors, mask)
+                rate = learning_rate_at(state.step, config.learning_rate, config.warmup, config.schedule, config.steps)
+                state.weights, state.average, state.moments, norm = apply(
+                    state.weights, state.average, state.moments, gradient, mx.array(rate),
+                    mx.array(float(state.step + 1)), mx.array(ema.decay_at(config.ema, state.step)))
+                mx.eval(state.weights, state.average, state.moments, loss, norm, bins)
+                if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+                    good = checkpoints(self.folder)
+                    last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+                    raise MlxflowError(f"The loss is not a number any more at step {state.step + 1}; {last}. "
+                                       "Resume from it with a lower --learning-rate.")
+                state.step += 1
+                state.images += config.batch
+                report.add(loss.item(), norm.item(), bins)
+                self.after_step(report, rate, limit)
+        return self.checkpoint(report)
+
+    def batches(self, step: int) -> Iterator:
+        config = self.config
+        settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
+                                self.rank, self.size)
+        return stream(self.data.train, self.data.train_images, self.data.encode, settings, step)
+
+    def accumulated(self, gradients, *arrays: mx.array):
+        """Mean loss, time bins and gradients over this rank's micro-batches and over all ranks."""
+        parts = self.config.accumulate
+        total = None
+        for micro in zip(*(mx.split(a, parts) for a in arrays)):
+            (loss, bins), gradient = gradients(self.state.weights, *micro)
+            if parts > 1:
+                mx.eval(loss, bins, gradient)
+            if total is None:
+                total = [loss, list(bins), gradient]
+            else:
+                total[0] = total[0] + loss
+                total[1] = [a + b for a, b in zip(total[1], bins)]
+                total[2] = {n: g + gradient[n] for n, g in total[2].items()}
+        loss, bins, gradient = total
+        if parts > 1:
+            loss, gradient = loss / parts, {n: g / parts for n, g in gradient.items()}
+        if self.size > 1:
+            gradient = nn.average_gradients(gradient, self.group)
+            loss = mx.distributed.all_sum(loss, group=self.group) / self.size
+            bins = [mx.distributed.all_sum(b, group=self.group) for b in bins]
+        return loss, bins, gradient
+
+    def agreed(self, stop: bool) -> bool:
+        """Whether any rank wants to stop; all ranks get the same answer."""
+        if self.size == 1:
+            return bool(stop)
+        return mx.distributed.all_sum(mx.array(float(bool(stop))), group=self.group).item() > 0
+
+    @contextmanager
+    def signals(self):
+        """Ctrl-C and SIGTERM let the step finish; a second Ctrl-C interrupts at once."""
+
+        def stop(number, frame):
+            if self.stopping and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def after_step(self, report: "Report", rate: float, limit: int) -> None:
+        config, step = self.config, self.state.step
+        if step % config.log_every == 0:
+            self.log(report.line(rate))
+        if self.progress:
+            self.progress.step(step, limit, report)
+        if step % config.validate_every == 0 and self.rank == 0:
+            self.validate()
+        if step % config.sample_every == 0 and self.rank == 0:
+            self.sample()
+        if step % config.checkpoint_every == 0:
+            self.checkpoint(report)
+        report.resume_clock()
+
+    def log(self, line: dict) -> None:
+        if self.rank == 0:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
+            if self.progress:
+                self.progress.report(line)
+
+    def with_average(self):
+        """The sampling network with the averaged weights."""
+        self.sampler.update(tree_unflatten(list(self.state.average.items())))
+        return self.sampler
+
+    def validate(self) -> None:
+        """Loss of the averaged weights on `val`, and on as many fixed training pictures ("seen")."""
+        predict = mx.compile(self.with_average())
+        line = {"step": self.state.step, "images": self.state.images}
+        for name, part in self.data.fixed.items():
+            line[name] = validation_loss(predict, self.model_config["process"], *part)
+        self.log(line)
+
+    def sample(self) -> None:
+        """A sheet of the config's prompts, always from the same noise."""
+        from mlxflow.sampling.output import grid
+        from mlxflow.training.samples import sample_sheet
+
+        pictures = sample_sheet(self.with_average(), self.model_config["process"], self.data.encode,
+                                self.config.prompts, self.data.size)
+        target = self.folder / "samples" / f"step-{self.state.step:08d}.png"
+        target.parent.mkdir(exist_ok=True)
+        grid(pictures, columns=min(8, len(self.config.prompts)), captions=list(self.config.prompts)).save(target)
+
+    def checkpoint(self, report: "Report") -> Path:
+        state = self.state
+        target = self.folder / "checkpoints" / f"step-{state.step:08d}"
+        if self.rank == 0 and not target.exists():
+            config = self.model_config | {"trained": {"steps": state.step, "images": state.images}}
+            parts = {"model": state.weights, "ema": state.average, "optimizer": state.moments}
+            save_checkpoint(self.folder, state.step, parts, {"images": state.images, "seconds": report.total_seconds()},
+                            config, self.config.keep)
+        return target
+
+
+class Report:
+    """Running means since the last line of the log."""
+
+    def __init__(self, state: State):
+        self.state, self.before = state, state.seconds
+        self.seconds = 0.0
+        self.clock = time.monotonic()
+        self.clear()
+
+    def clear(self) -> None:
+        self.losses, self.norms, self.since = [], [], self.seconds
+        self.sums, self.counts = np.zeros(BINS), np.zeros(BINS)
+
+    def add(self, loss: float, norm: float, bins) -> None:
+        self.seconds += time.monotonic() - self.clock
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.sums += np.array(bins[0])
+        self.counts += np.array(bins[1])
+
+    def resume_clock(self) -> None:
+        """Time spent on validation, samples and checkpoints does not count as training."""
+        self.clock = time.monotonic()
+
+    def total_seconds(self) -> float:
+        return self.before + self.seconds
+
+    def images_per_second(self) -> float:
+        per_step = self.state.images / max(1, self.state.step)
+        return len(self.losses) * per_step / max(1e-9, self.seconds - self.since)
+
+    def line(self, rate: float) -> dict:
+        line = {"step": self.state.step, "images": self.state.images, "loss": round(float(np.mean(self.losses)), 6),
+                "grad_norm": round(float(np.mean(self.norms)), 4), "learning_rate": rate,
+                "images_per_second": round(self.images_per_second(), 2), "seconds": round(self.total_seconds(), 1),
+                "bins": [round(float(s / c), 5) if c else None for s, c in zip(self.sums, self.counts)]}
+        self.clear()
+        return line
+
+
+def initial_weights(path: Path, weights: Arrays) -> Arrays:
+    """Arrays to start from: all of a model's, or a part's (only the text encoder's). Names and shapes must fit."""
+    file = resolve(path)
+    arrays = {n: a.astype(mx.float32) for n, a in read_arrays(file).items()}
+    wrong = [n for n, a in arrays.items() if n not in weights or weights[n].shape != a.shape]
+    if wrong:
+        raise MlxflowError(f"{file} does not fit this network: {', '.join(sorted(wrong))}.")
+    return arrays
+
+
+def trim_log(run: Path, step: int) -> None:
+    """Drop the log's lines after `step`: the run is about to write them again."""
+    log = run / "log.jsonl"
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # a line that was cut off when the run was killed
+    partial = log.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, log)
