@@ -57,7 +57,7 @@ class ColourFont:
             raise MlxflowError(f"{path}: this font has no colour glyphs; choose a colour emoji font.")
         try:
             self._png = strike(self._font, size)
-        except Exception as error:  # fontTools raises anything on damaged tables
+        except Exception as error:  # noqa: BLE001 (fontTools raises anything on damaged tables)
             raise MlxflowError(f"{path}: the font's pictures cannot be read ({error!r}).") from None
         self._hb = hb
         self._shaper = hb.Font(hb.Face(hb.Blob.from_file_path(str(path)), 0))
