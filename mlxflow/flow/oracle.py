@@ -13,6 +13,8 @@ still become. A network that reaches the floor has memorised the set.
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from mlxflow.errors import MlxflowError
 from mlxflow.flow.losses import CAP, weight
 from mlxflow.flow.paths import Path, over
@@ -47,6 +49,15 @@ class Oracle:
         self.shape, self.path, self.floor = images.shape[1:], path, floor
         self.flat = images.reshape(images.shape[0], -1)
         self.weights = weights / weights.sum()
+        with mx.stream(mx.cpu):
+            parts = [mx.square(self._exact(i)).sum(1) for i in range(0, images.shape[0], CHUNK)]
+            for part in parts:
+                mx.eval(part)
+            self.squares = mx.concatenate(parts)
+
+    def _exact(self, start: int) -> mx.array:
+        """CHUNK flat images from `start`, float64; within mx.stream(mx.cpu)."""
+        return self.flat[start:start + CHUNK].astype(mx.float64)
 
     def squared_distances(self, x: mx.array, a: mx.array) -> mx.array:
         """|x - a x_i|^2 less |x|^2, float64 [B, N], for x [B, ...] and a [B].
@@ -57,12 +68,11 @@ class Oracle:
         with mx.stream(mx.cpu):
             flat = x.reshape(x.shape[0], -1).astype(mx.float64)
             a = a.astype(mx.float64)[:, None]
-            found = []
+            products = []
             for i in range(0, self.flat.shape[0], CHUNK):
-                images = self.flat[i:i + CHUNK].astype(mx.float64)
-                found.append(mx.square(a) * mx.square(images).sum(1)[None] - 2 * a * (flat @ images.T))
-                mx.eval(found[-1])
-            return mx.concatenate(found, axis=1)
+                products.append(flat @ self._exact(i).T)
+                mx.eval(products[-1])
+            return mx.square(a) * self.squares[None] - 2 * a * mx.concatenate(products, axis=1)
 
     def log_posterior(self, x: mx.array, t: mx.array, allowed: mx.array | None = None) -> mx.array:
         """log p(i | x, t), [B, N], of x's type; x [B, ...], t [B] (or one time).
@@ -100,16 +110,16 @@ class Oracle:
         In float64: it is a difference that vanishes once a single image is left.
         """
         p = self.posterior(x, t, allowed)
+        # Towards the data hardly any images are left: the others cost time and add nothing.
+        left = mx.array(np.flatnonzero(np.asarray((p > 1e-12).any(axis=0))))
         with mx.stream(mx.cpu):
-            p = p.astype(mx.float64)
+            p = p[:, left].astype(mx.float64)
             p = p / p.sum(1, keepdims=True)
-            mean, square = 0.0, 0.0
-            for i in range(0, self.flat.shape[0], CHUNK):
-                images = self.flat[i:i + CHUNK].astype(mx.float64)
-                mean = mean + p[:, i:i + CHUNK] @ images
-                square = square + p[:, i:i + CHUNK] @ mx.square(images).sum(1)
-                mx.eval(mean, square)
-            found = mx.maximum(square - mx.square(mean).sum(1), 0) / self.flat.shape[1]
+            mean = 0.0
+            for i in range(0, left.size, CHUNK):
+                mean = mean + p[:, i:i + CHUNK] @ self.flat[left[i:i + CHUNK]].astype(mx.float64)
+                mx.eval(mean)
+            found = mx.maximum(p @ self.squares[left] - mx.square(mean).sum(1), 0) / self.flat.shape[1]
             return found.astype(x.dtype)
 
     def draw(self, key: mx.array, count: int) -> tuple[mx.array, mx.array, mx.array]:
