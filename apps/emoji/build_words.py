@@ -6,7 +6,7 @@
 
 1. Words, most frequent first: every word of the captions and of the CLDR names and keywords, then the whole-word
    entries of MiniLM's WordPiece vocabulary (which is sorted by frequency), then words of the word list that
-   WordPiece writes with at most two pieces (plurals and other inflections), up to --count.
+   WordPiece writes with at most two pieces (plurals and other inflections; no names), up to --count.
 2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale that
    makes the mean square 1 (so that distances and angles stay those of MiniLM), int8 with one scale a row.
 
@@ -60,7 +60,6 @@ def choose_words(tokenizer, dictionary: Path, count: int) -> list[str]:
     pieces = dict(vocabulary)
     more = []
     for word in dictionary.read_text(encoding="utf-8").splitlines():
-        word = word.lower()
         if re.fullmatch(r"[a-z]{3,14}(n't)?", word) and word not in chosen:
             tokens = tokenizer.tokenize(word)
             if len(tokens) <= 2 or word.endswith("n't"):
@@ -75,8 +74,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dictionary", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("weights/emoji/words.safetensors"))
-    parser.add_argument("--dim", type=int, default=96)
-    parser.add_argument("--count", type=int, default=38_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--count", type=int, default=35_000)
     parser.add_argument("--cache", type=Path, help="an .npz that keeps MiniLM's 384 numbers a word between runs")
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Prompts to word vectors: a tokenizer, a table of some 38,000 English words, and a look-up for misspelt ones.
+"""Prompts to word vectors: a tokenizer, a table of 35,000 English words, and a look-up for misspelt ones.
 
 The table (`words.safetensors`, made by apps/emoji/build_words.py) holds words, most frequent first, and one int8
 vector a word with a scale a row. A word that is not in it goes to table words by spelling (see `spelling.py`), so

@@ -31,7 +31,7 @@ class Condition(NamedTuple):
 class TextConfig:
     """Sizes of the text encoder; `word_dim` must equal the `dim` of the word table, `length` is words a prompt."""
 
-    word_dim: int = 96
+    word_dim: int = 128
     width: int = 192
     layers: int = 2
     heads: int = 4
