@@ -1,5 +1,6 @@
-"""Where the shipped files are: beside the package in a checkout, inside it in an installed wheel."""
+"""Where things are: the shipped files (beside the package in a checkout, inside it in a wheel), the cache."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -14,3 +15,16 @@ def weights_dir() -> Path:
     """The folder of shipped weights, one sub-folder per model."""
     installed = PACKAGE / "weights"
     return installed if installed.is_dir() else PACKAGE.parent / "weights"
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for mlxflow: $XDG_CACHE_HOME/mlxflow, else ~/.cache/mlxflow. It need not exist.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG Base Directory Specification asks. Without any home
+    directory the answer is below /nonexistent, where nothing can be written.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        home = Path(os.path.expanduser("~"))
+        base = (home if home.is_absolute() else Path("/nonexistent")) / ".cache"
+    return base / "mlxflow"
