@@ -3,6 +3,8 @@
 from dataclasses import fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
+# The runtime first: whichever network is imported, the fast BLAS comes before `mlx.nn`.
+import mlxflow.runtime  # noqa: F401
 from mlxflow.errors import MlxflowError
 
 
