@@ -7,8 +7,10 @@ chooses the device: MLXFLOW_DEVICE (metal, cuda or cpu) if it is set, else the b
 import os
 
 from mlxflow import blas as _blas
+from mlxflow.allocator import keep_freed_memory as _keep_freed_memory
 from mlxflow.errors import MlxflowError
 
+_keep_freed_memory()
 _loaded = _blas.load(os.environ.get("MLXFLOW_DEVICE"))
 
 import mlx.core as mx

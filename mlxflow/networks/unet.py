@@ -30,7 +30,7 @@ class UNetConfig:
     attention: tuple[int, ...] = (0, 1, 1)
     heads_dim: int = 32
     mlp_ratio: float = 2.0
-    embedding: int = 192
+    embedding: int = 160
     text_width: int = 192
     pixel_width: int = 8
 

@@ -158,14 +158,16 @@ class Trainer:
         if self.rank == 0 and state.step == 0:
             self.sample()
         with self.signals():
-            while not self.agreed(self.stopping or (limit and state.step >= limit)
-                                  or (config.minutes and time.monotonic() - started >= 60 * config.minutes)):
+            stop = False
+            while not stop and not (limit and state.step >= limit):
                 batch = next(batches)
                 t, x0, keep = draws(key_for(config.seed, _SHARED, state.step),
                                     key_for(config.seed, _OWN, state.step, self.rank))
                 x1, vectors = mx.array(batch.images), mx.array(batch.vectors)
                 mask = mx.array(batch.mask) & keep[:, None]
                 loss, bins, gradient = self.accumulated(gradients, x1, x0, t, vectors, mask)
+                late = config.minutes and time.monotonic() - started >= 60 * config.minutes
+                loss, bins, gradient, stop = self.averaged(loss, bins, gradient, bool(self.stopping or late))
                 rate = learning_rate_at(state.step, config.learning_rate, config.warmup, config.schedule, config.steps)
                 state.weights, state.average, state.moments, norm = apply(
                     state.weights, state.average, state.moments, gradient, mx.array(rate),
@@ -189,7 +191,7 @@ class Trainer:
         return stream(self.data.train, self.data.train_images, self.data.encode, settings, step)
 
     def accumulated(self, gradients, *arrays: mx.array):
-        """Mean loss, time bins and gradients over this rank's micro-batches and over all ranks."""
+        """Mean loss, time bins and gradients over this rank's micro-batches."""
         parts = self.config.accumulate
         total = None
         for micro in zip(*(mx.split(a, parts) for a in arrays)):
@@ -205,17 +207,19 @@ class Trainer:
         loss, bins, gradient = total
         if parts > 1:
             loss, gradient = loss / parts, {n: g / parts for n, g in gradient.items()}
-        if self.size > 1:
-            gradient = nn.average_gradients(gradient, self.group)
-            loss = mx.distributed.all_sum(loss, group=self.group) / self.size
-            bins = [mx.distributed.all_sum(b, group=self.group) for b in bins]
         return loss, bins, gradient
 
-    def agreed(self, stop: bool) -> bool:
-        """Whether any rank wants to stop; all ranks get the same answer."""
+    def averaged(self, loss: mx.array, bins: list[mx.array], gradient: Arrays, stop: bool):
+        """Means over the ranks (sums for the bins) in one message, and whether any rank wants to stop."""
         if self.size == 1:
-            return bool(stop)
-        return mx.distributed.all_sum(mx.array(float(bool(stop))), group=self.group).item() > 0
+            return loss, bins, gradient, stop
+        arrays = [mx.array(float(stop)), loss, *bins, *gradient.values()]
+        message = mx.concatenate([a.reshape(-1) for a in arrays])
+        message = mx.distributed.all_sum(message, group=self.group)
+        ends = np.cumsum([a.size for a in arrays])[:-1].tolist()
+        sums = [part.reshape(a.shape) for part, a in zip(mx.split(message, ends), arrays)]
+        gradient = {n: g / self.size for n, g in zip(gradient, sums[2 + len(bins):])}
+        return sums[1] / self.size, sums[2:2 + len(bins)], gradient, sums[0].item() > 0
 
     @contextmanager
     def signals(self):
