@@ -1,0 +1,157 @@
+"""`mlxflow info [PATH]`: what this installation computes with; or what a weights file holds."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlxflow.cli.options import DeviceOption
+from mlxflow.errors import MlxflowError
+
+
+def info(
+    path: Annotated[Path | None, typer.Argument(
+        help="A weights folder, a run folder, a .safetensors file, or the name of shipped weights (emoji).")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Versions, device, BLAS and its measured speed; with PATH the parameters and settings of a model instead."""
+    show({"this installation": installation()} if path is None else weights(path))
+
+
+def installation() -> dict[str, str]:
+    """What there is, by name. Multiplies matrices for about 0.2 s."""
+    import os
+    import platform
+    from importlib import metadata
+
+    from mlxflow import __version__, paths, runtime
+    from mlxflow.runtime import mx
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    blas = runtime.blas()
+    known = mx.device_info().get("device_name", platform.machine())
+    models = sorted(f.parent.name for f in paths.weights_dir().glob("*/model.safetensors"))
+    rows = {
+        "mlxflow": f"{__version__} in {paths.PACKAGE}",
+        "mlx": mx.__version__,
+        "mlx-data": version("mlx-data"),
+        "numpy": version("numpy"),
+        "python": f"{platform.python_version()}, {platform.platform(terse=True)}, {os.cpu_count()} cores",
+        "device": f"{runtime.device()} ({known})",
+        "matrix product": f"{gflops():.0f} GFLOP/s (float32, 1024 x 1024)",
+        "BLAS": blas.name,
+    }
+    if blas.library:
+        rows["BLAS file"] = blas.library if os.path.exists(blas.library) else "temporary copy, made at every start"
+    if blas.slow:
+        rows["BLAS is slow"] = f"25-40 times slower than OpenBLAS: {blas.slow}"
+    rows["mx.compile"] = "active" if runtime.compiles() else (
+        "inactive: operations run one by one" + (" (needs g++ on PATH)" if runtime.device() == "cpu" else ""))
+    rows["cache"] = str(paths.cache_dir())
+    rows["weights"] = f"{', '.join(models) or 'none'} in {paths.weights_dir()}"
+    return rows
+
+
+def gflops(n: int = 1024, seconds: float = 0.2) -> float:
+    """Speed of an n x n float32 matrix product on the default device, in 1e9 operations a second: the best try."""
+    import time
+
+    from mlxflow.runtime import mx
+
+    a = mx.random.normal((n, n), key=mx.random.key(0))
+    mx.eval(a @ a)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
+
+
+def weights(path: Path) -> dict[str, dict[str, str]]:
+    """What a weights file says of itself, by section. The arrays are not read."""
+    from mlxflow.weights import read_config, resolve
+
+    file = resolve(path)
+    config = read_config(file)
+    header = read_header(file)
+    trained = config.get("trained", {})
+    about = {
+        "file": str(file),
+        "size": f"{file.stat().st_size / 1e6:.1f} MB",
+        "type": ", ".join(sorted({entry["dtype"] for entry in header.values()})),
+        "trained": ", ".join(f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}"
+                             for key, value in trained.items()) or "not recorded",
+    }
+    counts = parameter_counts(header)
+    parameters = {part: f"{count:,}" for part, count in counts.items()}
+    if len(counts) > 1:
+        parameters["together"] = f"{sum(counts.values()):,}"
+    sections = {"weights": about, "parameters": parameters}
+    for section in ("model", "process"):
+        sections[section] = {key: text(value) for key, value in config[section].items()}
+    return sections
+
+
+def read_header(file: Path) -> dict[str, dict]:
+    """Type and shape of every array of a safetensors file, by name: {"dtype", "shape", "data_offsets"}.
+
+    Raises MlxflowError when it is another kind of file, or shorter than its header says.
+    """
+    try:
+        with open(file, "rb") as f:
+            length = struct.unpack("<Q", f.read(8))[0]
+            header = json.loads(f.read(length))
+        header.pop("__metadata__", None)
+        size = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        raise MlxflowError(f"{file} is not a safetensors file.") from None
+    if file.stat().st_size < size:
+        raise MlxflowError(f"{file} was cut off: it has {file.stat().st_size:,} bytes of {size:,}.")
+    return header
+
+
+def parameter_counts(header: dict[str, dict]) -> dict[str, int]:
+    """Numbers in the arrays by part of the model, the U-Net and the text encoder apart; most first."""
+    from math import prod
+
+    titles = {"unet": "U-Net", "text": "text encoder"}
+    counts: dict[str, int] = {}
+    for name, entry in header.items():
+        part = titles.get(name.split(".")[0], "network")
+        counts[part] = counts.get(part, 0) + prod(entry["shape"])
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def text(value: object) -> str:
+    """A config value on one line: "width 192, layers 2"."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {text(inner)}" for key, inner in value.items())
+    return str(value)
+
+
+def show(sections: dict[str, dict[str, str]]) -> None:
+    """Prints a table of names and values for each section; without a terminal, one line for each value."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for title, rows in sections.items():
+        if not console.is_terminal:
+            width = max(map(len, rows), default=0)
+            print(f"{title}:", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), sep="\n")
+            continue
+        table = Table(title=title, title_justify="left", show_header=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(Text(name), Text(value))
+        console.print(table)
