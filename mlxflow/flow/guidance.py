@@ -2,7 +2,8 @@
 
 A conditional velocity is `velocity(x, t, condition)`, where the condition is any tree of arrays batched on axis 0
 (a NamedTuple of tokens and mask, a label array): nothing here looks inside. The result is a plain
-`velocity(x, t)` for a solver. Guidance of scale 1 is the conditional model itself: the same bits, one branch.
+`velocity(x, t)` for a solver; it looks at t to choose its branches, so compile the network inside it, not the
+wrapper. Guidance of scale 1 is the conditional model itself: the same bits, one branch.
 """
 
 from collections.abc import Callable
@@ -59,10 +60,11 @@ def classifier_free(velocity: ConditionalVelocity, condition: Any, null: Any, sc
 
     def guided(x: mx.array, t: mx.array) -> mx.array:
         batch = x.shape[0]
-        first, last = t.min().item(), t.max().item()
-        if last < zero_until:
+        # Compared in t's own type: 0.8 as float32 is above 0.8.
+        if (t < zero_until).all().item():
             return mx.zeros_like(x)
-        if scale == 1 or last < low or first > high:
+        inside = (t >= low) & (t <= high)
+        if scale == 1 or not inside.any().item():
             return velocity(x, t, expand(condition, batch))
         both = velocity(mx.concatenate([x, x]), mx.concatenate([t, t]),
                         join(expand(condition, batch), expand(null, batch)))
@@ -70,10 +72,7 @@ def classifier_free(velocity: ConditionalVelocity, condition: Any, null: Any, sc
         if optimised:
             weak = optimal_scale(weak, strong) * weak
         result = extrapolate(weak, strong, scale)
-        if low <= first and last <= high:
-            return result
-        inside = over((t >= low) & (t <= high), x)
-        return mx.where(inside, result, strong)
+        return result if inside.all().item() else mx.where(over(inside, x), result, strong)
 
     return guided
 
@@ -89,8 +88,9 @@ def autoguidance(velocity: Velocity, weak: Velocity, scale: float, *,
 
     def guided(x: mx.array, t: mx.array) -> mx.array:
         strong = velocity(x, t)
-        if scale == 1 or t.max().item() < interval[0] or t.min().item() > interval[1]:
+        inside = (t >= interval[0]) & (t <= interval[1])
+        if scale == 1 or not inside.any().item():
             return strong
-        return extrapolate(weak(x, t), strong, scale)
+        return mx.where(over(inside, x), extrapolate(weak(x, t), strong, scale), strong)
 
     return guided
