@@ -16,10 +16,12 @@ if sys.argv[1] == "keep":
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    block = libc.malloc(16 << 20)
-    ctypes.memset(block, 1, 16 << 20)
-    libc.free(block)
+for _ in range(10):
+    blocks = [libc.malloc(16 << 20) for _ in range(6)]
+    for block in blocks:
+        ctypes.memset(block, 1, 16 << 20)
+    for block in blocks:
+        libc.free(block)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {mode: int(subprocess.run([sys.executable, "-c", program, mode], check=True, capture_output=True,

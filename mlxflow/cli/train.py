@@ -1,5 +1,6 @@
 """`mlxflow train`: parse, make or reopen the run folder, train, say where the result is."""
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Optional
@@ -40,12 +41,18 @@ def train(
     seed: Annotated[Optional[int], typer.Option(help="Everything random follows from it.", show_default=False)] = None,
     settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", show_default=False,
                                                           help="Any other setting of a recipe.")] = None,
+    ranks: Annotated[int, typer.Option(help="Processes on this machine that share each batch (Linux CPU: one a core).")] = 1,
     device: DeviceOption = None,
 ) -> None:
     """Train a model on a folder of pictures, or go on with a run.
 
     Example: [bold]mlxflow data emoji emoji/ && mlxflow train --data emoji/ --minutes 30[/bold]
     """
+    from mlxflow.training.launch import run_ranks, under_launcher
+
+    if ranks != 1 and not under_launcher():
+        raise typer.Exit(run_ranks(ranks, sys.argv[1:]))
+
     from mlxflow.training.start import start
 
     flags = {"steps": steps, "epochs": epochs, "minutes": minutes, "batch": batch, "learning_rate": learning_rate,
