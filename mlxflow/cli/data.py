@@ -18,13 +18,16 @@ app = typer.Typer(
 @app.command()
 def emoji(
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    font: Annotated[Path | None, typer.Option(help="Colour emoji font to take pictures from.",
-                                                 show_default=False)] = None,
+    font: Annotated[
+        Path | None, typer.Option(help="Colour emoji font to take pictures from.", show_default=False)
+    ] = None,
     source: Annotated[
         Literal["embedded", "noto", "apple"] | None,
-        typer.Option(help="Where the pictures come from: the package, an installed Noto font, this Mac's Apple font. "
-                          "[default: Apple's on a Mac, else an installed Noto font, else embedded]",
-                     show_default=False),
+        typer.Option(
+            help="Where the pictures come from: the package, an installed Noto font, this Mac's Apple font. "
+            "[default: Apple's on a Mac, else an installed Noto font, else embedded]",
+            show_default=False,
+        ),
     ] = None,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace an emoji folder that is there.")] = False,
@@ -39,7 +42,9 @@ def emoji(
         built = build_emoji(out, font=font, source=source, size=size, force=force, progress=progress)
     if built.source.note:
         typer.echo(f"Note: {built.source.note}")
-    splits = ", ".join(f"{name} {built.splits[name]:,}" for name in ("train", "val", "holdout") if name in built.splits)
+    splits = ", ".join(
+        f"{name} {built.splits[name]:,}" for name in ("train", "val", "holdout") if name in built.splits
+    )
     typer.echo(f"{built.count:,} pictures ({splits}) from {built.source}")
     typer.echo(f"Licence: {built.source.licence}")
     typer.echo(f"{built.out}\nLook at it: mlxflow data show {built.out}")
@@ -50,8 +55,9 @@ def show(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("sheet.png"),
     limit: Annotated[int, typer.Option(help="At most so many pictures, spread over the folder.")] = 100,
-    split: Annotated[Literal["train", "val", "holdout"] | None,
-                     typer.Option(help="Only this split.", show_default=False)] = None,
+    split: Annotated[
+        Literal["train", "val", "holdout"] | None, typer.Option(help="Only this split.", show_default=False)
+    ] = None,
     columns: Annotated[int, typer.Option(help="Pictures a row.")] = 10,
     force: Annotated[bool, typer.Option("--force", help="Replace the PNG if it is there.")] = False,
 ) -> None:

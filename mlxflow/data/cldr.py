@@ -1,10 +1,10 @@
 """Names, keywords and groups of every emoji, from the Unicode CLDR (version 48.2, Unicode-3.0 licence).
 
-`assets/cldr.jsonl.gz` holds one JSON object a line: `codepoints`, `name`, `keywords`, `group`, `subgroup` and,
-only where they say something, `base`, `gender`, `flag`. Code points are upper-case hexadecimal joined by "-",
-without the variation selector FE0F at the end. Skin tones are read from the code points themselves. The order is
-that of Unicode's charts, except that a country comes before the territories that share its flag. The licence text is
-`assets/LICENSE-unicode.txt`.
+`assets/cldr.jsonl.gz` holds one JSON object a line: `codepoints`, `name`, `keywords`, `group`, `subgroup`
+and, only where they say something, `base`, `gender`, `flag`. Code points are upper-case hexadecimal joined by
+"-"; a single character stands without the variation selector FE0F. Skin tones are read from the code points
+themselves. The order is that of Unicode's charts, except that a country comes before the territories that
+share its flag. The licence text is `assets/LICENSE-unicode.txt`.
 """
 
 import gzip

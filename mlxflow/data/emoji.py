@@ -1,4 +1,4 @@
-"""Builds the emoji data folder: one 64x64 RGBA picture for each emoji, and `metadata.jsonl` with its captions.
+"""Builds the emoji data folder: a 64x64 RGBA picture of each emoji, and `metadata.jsonl` with the captions.
 
 The pictures come from a colour font or from the Noto artwork inside the package. What ships is trained on the
 embedded artwork, so that everybody has the same data.
@@ -29,9 +29,11 @@ from mlxflow.errors import MlxflowError
 from mlxflow.paths import assets_dir
 
 SOURCES = ("embedded", "noto", "apple")
-# Of assets/noto-64.webp. A line of assets/noto-64.txt has the code points of a tile, more where Noto draws them alike.
+# Of assets/noto-64.webp. A line of assets/noto-64.txt has the code points of a tile: several where Noto draws
+# emoji alike.
 TILE, COLUMNS = 64, 64
 CREDITS = "LICENSE.txt"
+MARK = "Made by `mlxflow data emoji`."  # the first line of the credits: a folder without it is never replaced
 
 APPLE_FONT = Path("/System/Library/Fonts/Apple Color Emoji.ttc")
 NOTO_FONTS = (
@@ -41,10 +43,13 @@ NOTO_FONTS = (
     Path("/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf"),
     Path("/opt/homebrew/share/fonts/NotoColorEmoji.ttf"),
 )
+NOTO_LICENCE = (
+    "artwork of Google's Noto Emoji: images Apache-2.0, font OFL-1.1; flags are in the public domain"
+)
 LICENCES = {
-    "embedded": "artwork of Google's Noto Emoji: images Apache-2.0, font OFL-1.1; flags are in the public domain",
-    "noto": "artwork of Google's Noto Emoji: images Apache-2.0, font OFL-1.1; flags are in the public domain",
-    "apple": "artwork of Apple, from this Mac's own font: for private use, do not pass it or weights trained on it on",
+    "embedded": NOTO_LICENCE,
+    "noto": NOTO_LICENCE,
+    "apple": "artwork of Apple, from this Mac's font: for private use; keep it and weights trained on it to yourself",
     "font": "artwork of the font's maker: look at the font's licence before you pass it on",
 }
 UNICODE = "names and keywords: Unicode CLDR 48.2, Unicode-3.0 licence below"
@@ -90,11 +95,11 @@ def build_emoji(
 ) -> Built:
     """Write the folder `out`: a PNG of size x size for each emoji, metadata.jsonl, and the credits.
 
-    `font` is a colour font file; else `source` is "embedded", "noto" (installed font) or "apple" (macOS only); else
-    the first of apple, noto and embedded that is there. The folder is written beside `out` and renamed, so `out`
-    is complete or absent. `progress(done, total)` counts pictures.
-    Raises MlxflowError when `out` is not empty and not `force`, when `force` would delete something else than an
-    emoji folder, when `out` cannot be written, or when the font cannot be read.
+    `font` is a colour font file; else `source` is "embedded", "noto" (installed font) or "apple" (macOS
+    only); else the first of apple, noto and embedded that is there. The folder is written beside `out` and
+    renamed, so `out` is complete or absent. `progress(done, total)` counts pictures. Raises MlxflowError when
+    `out` is not empty and not `force`, when `force` would delete something else than an emoji folder, when
+    `out` cannot be written, or when the font cannot be read.
     """
     out = Path(out)
     if not 1 <= size <= 1024:
@@ -201,7 +206,9 @@ def _tiles(source: Source, size: int) -> Iterator[tuple[str, np.ndarray | None]]
     return ((code, fit(Image.fromarray(pixels), size)) for code, pixels in embedded_tiles())
 
 
-def _write(folder: Path, source: Source, size: int, progress: Callable[[int, int], None] | None) -> dict[str, int]:
+def _write(
+    folder: Path, source: Source, size: int, progress: Callable[[int, int], None] | None
+) -> dict[str, int]:
     table = load_emoji()
     alike: dict[str, list[Emoji]] = {}  # by the code points that name the file
     first: dict[bytes, str] = {}
@@ -225,8 +232,8 @@ def _write(folder: Path, source: Source, size: int, progress: Callable[[int, int
             row = metadata_row(table[code], source.style, splits[code], others)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     licence = (assets_dir() / "LICENSE-unicode.txt").read_text(encoding="utf-8")
-    credits = f"Pictures: {source.licence}.\nCaptions: {UNICODE}; the other captions are mlxflow's.\n\n{licence}"
-    (folder / CREDITS).write_text(credits, encoding="utf-8")
+    credits = f"{MARK}\nPictures: {source.licence}.\nCaptions: {UNICODE}; the other captions are mlxflow's.\n"
+    (folder / CREDITS).write_text(f"{credits}\n{licence}", encoding="utf-8")
     if progress:
         progress(len(table), len(table))
     return dict(Counter(splits.values()))
@@ -238,15 +245,21 @@ def _check_target(out: Path, force: bool) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not force:
-        raise MlxflowError(f"{out} exists and is not empty; choose another folder, or replace it with --force.")
+        raise MlxflowError(
+            f"{out} exists and is not empty; choose another folder, or replace it with --force."
+        )
     if not _is_ours(out):
         raise MlxflowError(f"{out} holds other things than an emoji folder, so --force will not replace it.")
 
 
 def _is_ours(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()} - {".DS_Store"}
-    pictures = {name for name in names if re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)*\.png", name)}
-    return METADATA in names and names - pictures <= {METADATA, CREDITS}
+    try:
+        with open(folder / CREDITS, encoding="utf-8") as file:
+            marked = file.readline().rstrip("\n") == MARK
+    except (OSError, UnicodeDecodeError):
+        return False
+    ours = {METADATA, CREDITS, ".DS_Store", *(f"{code}.png" for code in load_emoji())}
+    return marked and all(path.name in ours for path in folder.iterdir())
 
 
 def _replace(out: Path, new: Path) -> None:

@@ -1,7 +1,7 @@
 """The captions of one emoji: Unicode name, keywords, everyday prompts, visual description and colours.
 
-A skin-tone variant has the captions of its base with the tone put into words. The everyday prompt that is held
-out for evaluation (`captions_split`) never appears here.
+A skin-tone variant has the captions of its base with the tone put into words. The everyday prompt that is
+held out for evaluation (`captions_split`) never appears here.
 """
 
 import hashlib
@@ -61,7 +61,9 @@ def _keyword_lines(emoji: Emoji) -> list[str]:
     if emoji.flag and words == ["flag"]:
         return []  # true of 250 others
     words.sort(key=lambda word: hashlib.sha256(f"{emoji.base}/{word}".encode()).digest())
-    lines = [", ".join(words[i : i + KEYWORDS_PER_CAPTION]) for i in range(0, len(words), KEYWORDS_PER_CAPTION)]
+    lines = [
+        ", ".join(words[i : i + KEYWORDS_PER_CAPTION]) for i in range(0, len(words), KEYWORDS_PER_CAPTION)
+    ]
     if emoji.tones:
         lines = [f"{line}, {tone}" for line, tone in zip(lines, cycle(_wordings(emoji)))]
     return lines

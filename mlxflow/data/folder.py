@@ -1,10 +1,10 @@
 """A folder of pictures and what their captions are: the one form in which pictures come to training.
 
-With `metadata.jsonl` (Hugging Face's ImageFolder convention) each line is a JSON object: `file_name` and `text`,
-optionally `texts` (other captions), `style`, `split` ("train", "val" or "holdout"), `base`, `label`; other keys
-are kept in `Record.extra`. Without it every picture of the folder and its sub-folders is taken: the caption is the
-`.txt` beside it (one caption a line), else for a picture in a sub-folder the sub-folder's name, which is also its
-class, else the file's own name: `smiling_cat.png` -> "smiling cat".
+With `metadata.jsonl` (Hugging Face's ImageFolder convention) each line is a JSON object: `file_name` and
+`text`, optionally `texts` (other captions), `style`, `split` ("train", "val" or "holdout"), `base`, `label`;
+other keys are kept in `Record.extra`. Without it every picture of the folder and its sub-folders is taken:
+the caption is the `.txt` beside it (one caption a line), else for a picture in a sub-folder the sub-folder's
+name, which is also its class, else the file's own name: `smiling_cat.png` -> "smiling cat".
 """
 
 import hashlib
@@ -68,7 +68,9 @@ def read_folder(path: str | Path) -> Folder:
     root = Path(path)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise MlxflowError(f"{root} {what}: give a folder of pictures (`mlxflow data emoji {root}` makes one).")
+        raise MlxflowError(
+            f"{root} {what}: give a folder of pictures (`mlxflow data emoji {root}` makes one)."
+        )
     metadata = root / METADATA
     records, has_splits = _read_metadata(metadata) if metadata.is_file() else (_scan(root), False)
     if not records:
@@ -121,7 +123,13 @@ def _record(row: dict, root: Path, where: str) -> Record:
         if value is not None and not isinstance(value, str):
             raise MlxflowError(f"{where}: {key} must be a text.")
     return Record(
-        str(PurePosixPath(name)), text.strip(), tuple(t.strip() for t in texts), split=split, extra=row, root=root, **words
+        str(PurePosixPath(name)),
+        text.strip(),
+        tuple(t.strip() for t in texts),
+        split=split,
+        extra=row,
+        root=root,
+        **words,
     )
 
 

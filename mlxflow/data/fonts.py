@@ -1,8 +1,8 @@
 """The pictures inside a colour emoji font: its own PNG strikes (CBDT or sbix), pixel for pixel.
 
-A sequence of code points is shaped with HarfBuzz, which joins families, flags and skin tones into one glyph; the
-glyph's picture is read from the font's tables. Nothing is drawn, so edges keep their colour and alpha. Fonts
-that hold outlines (COLR, SVG) instead of pictures are refused.
+A sequence of code points is shaped with HarfBuzz, which joins families, flags and skin tones into one glyph;
+the glyph's picture is read from the font's tables. Nothing is drawn, so edges keep their colour and alpha.
+Fonts that hold outlines (COLR, SVG) instead of pictures are refused.
 """
 
 import io
@@ -29,7 +29,9 @@ def rasterize(
     smallest one that is not below `size` is taken.
     Raises MlxflowError when the `fonts` extra is missing, and for a file that is no font or has no pictures.
     """
-    font = ColourFont(font_path, size)  # not inside the generator: errors come before the first tile is asked for
+    font = ColourFont(
+        font_path, size
+    )  # not inside the generator: errors come before the first tile is asked for
     return ((code, font.picture(code)) for code in sequences)
 
 
@@ -98,12 +100,15 @@ def _libraries():
 
 
 def _square(image: Image.Image) -> Image.Image:
-    """Cut off empty margins as far as the picture becomes square: Noto's are 136 x 128 with nothing at the sides."""
+    """Cut off empty margins as far as the picture becomes square: Noto's are 136 x 128 with nothing at the
+    sides."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     inner = image.getchannel("A").getbbox()
-    fits = inner is None or (inner[0] >= left and inner[1] >= top and inner[2] <= box[2] and inner[3] <= box[3])
+    fits = inner is None or (
+        inner[0] >= left and inner[1] >= top and inner[2] <= box[2] and inner[3] <= box[3]
+    )
     return image.crop(box) if fits else image
 
 
@@ -139,7 +144,7 @@ def _sbix_strike(font, size: int) -> Callable[[str], Image.Image | None]:
         if glyph.graphicType == "dupe":
             return picture(glyph.referenceGlyphName, depth + 1)
         if glyph.graphicType == "flip":  # Apple's: the mirror image of another glyph
-            other = picture(font.getGlyphName(int.from_bytes(glyph.imageData[:2], "big")), depth + 1)
+            other = picture(glyph.referenceGlyphName, depth + 1)
             return None if other is None else ImageOps.mirror(other)
         return None
 

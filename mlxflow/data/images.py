@@ -1,7 +1,7 @@
 """Pictures from files, made safe and equal: one size, 8 bits, RGBA.
 
-Networks see *premultiplied* RGBA in [-1, 1] (colour times alpha), so that a transparent pixel has one value only
-and edges interpolate; files hold *straight* alpha. Both directions are here.
+Networks see *premultiplied* RGBA in [-1, 1] (colour times alpha), so that a transparent pixel has one value
+only and edges interpolate; files hold *straight* alpha. Both directions are here.
 """
 
 import os
@@ -44,10 +44,14 @@ def load_rgba(path: str | Path, size: int = 64) -> np.ndarray:
         raise MlxflowError(f"{path}: there is no such picture.") from None
     except Image.DecompressionBombError:
         limit = MAX_PIXELS // 1_000_000
-        raise MlxflowError(f"{path}: the picture has more than {limit} megapixels; make it smaller.") from None
+        raise MlxflowError(
+            f"{path}: the picture has more than {limit} megapixels; make it smaller."
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError) as error:
         # Pillow's readers raise all of these on damaged files.
-        raise MlxflowError(f"{path}: not a picture that can be read, replace or remove it ({error}).") from None
+        raise MlxflowError(
+            f"{path}: not a picture that can be read, replace or remove it ({error})."
+        ) from None
     return fit(rgba, size)
 
 
@@ -74,8 +78,8 @@ def load_all(
 def fit(rgba: Image.Image, size: int) -> np.ndarray:
     """An RGBA picture of any size, fitted into the middle of size x size: uint8, straight alpha."""
     if rgba.size != (size, size):
-        # Pillow resizes RGBA premultiplied, so hidden colours do not bleed into the edges. Halving, thirding and so
-        # on is the exact mean of a block: no ringing, and the pixels of Noto's 128-pixel artwork as embedded.
+        # Pillow resizes RGBA premultiplied, so hidden colours do not bleed into the edges. Halving, thirding and
+        # so on is the exact mean of a block: no ringing, and the pixels of Noto's 128-pixel artwork as embedded.
         whole = max(rgba.size) % size == 0
         method = Image.Resampling.BOX if whole else Image.Resampling.LANCZOS
         inner = ImageOps.contain(rgba, (size, size), method)

@@ -1,4 +1,4 @@
-"""A contact sheet: the pictures of a data folder in a grid, each with its caption, to see what will be trained on."""
+"""A contact sheet: the pictures of a data folder in a grid, each with its caption."""
 
 from collections.abc import Callable, Sequence
 

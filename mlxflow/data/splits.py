@@ -1,9 +1,9 @@
 """Which emoji are kept from training: fixed by a hash of the code points, never by order or by the font.
 
-`holdout` asks whether the model can combine: skin tone x profession, activity or sport, where the tone was seen on
-other people and the person in other tones, but never the two together. `val` measures the loss while training. It
-is drawn among skin-tone variants too, because the model is asked for *every* base emoji: one kept from training
-would be lost to the user, and the loss on a thing never seen would measure nothing.
+`holdout` asks whether the model can combine: skin tone x profession, activity or sport, where the tone was
+seen on other people and the person in other tones, but never the two together. `val` measures the loss while
+training. It is drawn among skin-tone variants too, because the model is asked for *every* base emoji: one
+kept from training would be lost to the user, and the loss on a thing never seen would measure nothing.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ MAX_HELD_OUT = 2  # of the tones of a base
 def assign_splits(codepoints: Iterable[str]) -> dict[str, str]:
     """Each emoji's split, "train", "val" or "holdout": {"1F600": "train", ...}, in the order given.
 
-    An emoji's split does not change with the order of the others, and with the presence of others only in so far as
-    these are tones of the same base. Each base stays in train, and at most two in five of its tones are held out.
-    An emoji that the Unicode data does not know is training data.
+    An emoji's split does not change with the order of the others, and with the presence of others only in so
+    far as these are tones of the same base. Each base stays in train, and at most two in five of its tones
+    are held out. An emoji that the Unicode data does not know is training data.
     """
     table = load_emoji()
     splits = {code: "train" for code in codepoints}
