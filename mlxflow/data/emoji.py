@@ -49,7 +49,7 @@ NOTO_LICENCE = (
 LICENCES = {
     "embedded": NOTO_LICENCE,
     "noto": NOTO_LICENCE,
-    "apple": "artwork of Apple, from this Mac's font: for private use; keep it and weights trained on it to yourself",
+    "apple": "artwork of Apple, from this Mac's font: private, as are weights trained on it",
     "font": "artwork of the font's maker: look at the font's licence before you pass it on",
 }
 UNICODE = "names and keywords: Unicode CLDR 48.2, Unicode-3.0 licence below"

@@ -78,8 +78,8 @@ def load_all(
 def fit(rgba: Image.Image, size: int) -> np.ndarray:
     """An RGBA picture of any size, fitted into the middle of size x size: uint8, straight alpha."""
     if rgba.size != (size, size):
-        # Pillow resizes RGBA premultiplied, so hidden colours do not bleed into the edges. Halving, thirding and
-        # so on is the exact mean of a block: no ringing, and the pixels of Noto's 128-pixel artwork as embedded.
+        # Pillow resizes RGBA premultiplied, so hidden colours do not bleed into the edges. Halving, thirding
+        # and so on is the mean of a block: no ringing, and exactly the embedded tiles from Noto's own font.
         whole = max(rgba.size) % size == 0
         method = Image.Resampling.BOX if whole else Image.Resampling.LANCZOS
         inner = ImageOps.contain(rgba, (size, size), method)
