@@ -80,8 +80,8 @@ def weights(path: Path) -> dict[str, dict[str, str]]:
     from mlxflow.weights import read_config, resolve
 
     file = resolve(path)
-    config = read_config(file)
     header = read_header(file)
+    config = read_config(file)
     trained = config.get("trained", {})
     about = {
         "file": str(file),

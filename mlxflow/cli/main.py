@@ -24,6 +24,7 @@ COMMANDS = {
     "data": "Make the folder of emoji, or look at a folder.",
     "info": "Versions, device, speed; or what a weights file holds.",
     "floor": "The least loss that any network can reach on a folder of pictures.",
+    "inspect": "Does a model use the time, the picture and the prompt, or is it blind to one?",
 }
 
 
@@ -72,13 +73,16 @@ def _options(
 def main() -> None:
     """Entry point of the console script and of `python -m mlxflow`."""
     try:
-        get_command(app)(prog_name="mlxflow")
+        try:
+            get_command(app)(prog_name="mlxflow")
+        finally:
+            sys.stdout.flush()  # a closed pipe shows here, not when Python ends
     except MlxflowError as error:
         print(f"mlxflow: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (`| head`) is gone; a closed pipe must not fail once more when Python flushes at exit.
+        # The reader (`| head`) is gone; what is still to be written must not fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
