@@ -34,7 +34,7 @@ def emoji(
 ) -> None:
     """Make a folder of emoji: a picture of each, and metadata.jsonl with names, captions and splits.
 
-    Example: [bold]mlxflow data emoji emoji/ --source embedded[/bold]
+    Example: mlxflow data emoji emoji/ --source embedded
     """
     from mlxflow.data.emoji import build_emoji
 
@@ -63,7 +63,7 @@ def show(
 ) -> None:
     """Write a contact sheet of a folder: its pictures with their captions.
 
-    Example: [bold]mlxflow data show emoji/ --split val -o val.png[/bold]
+    Example: mlxflow data show emoji/ --split val -o val.png
     """
     from mlxflow.data.folder import read_folder
     from mlxflow.data.sheet import contact_sheet, spread

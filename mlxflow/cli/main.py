@@ -33,8 +33,9 @@ def _load(name: str):
     module = import_module(f"mlxflow.cli.{name}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, name))
+    app.rich_markup_mode = None
     command = get_command(app)
     command.name = name
     return command
@@ -45,7 +46,7 @@ class _LazyGroup(TyperGroup):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.commands = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, short_help=line) for name, line in COMMANDS.items()}
 
     def resolve_command(self, ctx, args):
         name, command, rest = super().resolve_command(ctx, args)
@@ -58,7 +59,8 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, rich_markup_mode="rich",
+# Plain help: rich's panels would more than double the time to show it.
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})
 
 

@@ -46,7 +46,7 @@ def train(
 ) -> None:
     """Train a model on a folder of pictures, or go on with a run.
 
-    Example: [bold]mlxflow data emoji emoji/ && mlxflow train --data emoji/ --minutes 30[/bold]
+    Example: mlxflow data emoji emoji/ && mlxflow train --data emoji/ --minutes 30
     """
     from mlxflow.training.launch import run_ranks, under_launcher
 
