@@ -1,9 +1,9 @@
-"""What the process costs beside the network: solver and guidance overhead a step, and the price of a likelihood.
+"""What the process costs beside the network: overhead of solvers and guidance, price of a likelihood.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/solver_overhead.py
 
-A step's own cost is its wall time less the time inside the network, both measured in the same run: each network
-call is evaluated and timed where it happens, the best of several rounds counts.
+A step's own cost is its wall time less the time inside the network, both measured in the same run: each
+network call is evaluated and timed where it happens, the best of several rounds counts.
 """
 
 import argparse
@@ -38,7 +38,10 @@ def make_velocity(batch: int):
     network = build({"kind": "text-unet", "text": {}, "unet": {}})
     network.eval()
     length, dim = network.text.config.length, network.text.config.word_dim
-    vectors, mask = mx.random.normal((batch, length, dim), key=mx.random.key(0)), mx.ones((batch, length), mx.bool_)
+    vectors, mask = (
+        mx.random.normal((batch, length, dim), key=mx.random.key(0)),
+        mx.ones((batch, length), mx.bool_),
+    )
     condition, null = network.encode(vectors, mask), network.encode(vectors, ~mask)
     mx.eval(network.parameters(), condition, null)
     path = CondOT()
@@ -50,13 +53,17 @@ def make_velocity(batch: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     function, condition, null, config = make_velocity(options.batch)
-    noise = mx.random.normal((options.batch, config.image_size, config.image_size, config.channels), key=mx.random.key(1))
+    noise = mx.random.normal(
+        (options.batch, config.image_size, config.image_size, config.channels), key=mx.random.key(1)
+    )
 
     def measure(solver: str, scale: float) -> tuple[float, float]:
         """Milliseconds a step in the network and outside it, of the round that wasted least."""
@@ -72,10 +79,19 @@ def main() -> None:
             best = min(best, (timed.seconds / steps * 1000, outside), key=lambda pair: pair[1])
         return best
 
-    print(f"batch {options.batch}, {config.image_size}x{config.image_size}x{config.channels}, {mx.default_device()}")
+    print(
+        f"batch {options.batch}, {'x'.join(map(str, noise.shape[1:]))}, {mx.default_device()}"
+    )
     print(f"{'solver':<10}{'guidance':>9}{'network ms/step':>17}{'overhead ms/step':>18}{'share':>8}")
-    for solver, scale in (("euler", 1.0), ("heun", 1.0), ("rk4", 1.0), ("sde", 1.0), ("dopri5", 1.0), ("euler", 3.0),
-                          ("heun", 3.0)):
+    for solver, scale in (
+        ("euler", 1.0),
+        ("heun", 1.0),
+        ("rk4", 1.0),
+        ("sde", 1.0),
+        ("dopri5", 1.0),
+        ("euler", 3.0),
+        ("heun", 3.0),
+    ):
         inside, outside = measure(solver, scale)
         print(f"{solver:<10}{scale:>9.1f}{inside:>17.1f}{outside:>18.2f}{outside / inside:>8.2%}")
 
@@ -86,12 +102,20 @@ def main() -> None:
     timed(noise, one, condition)
     for probes in (1, 4):
         start = time.perf_counter()
-        found = log_likelihood(lambda x, t: function(x, t, condition), noise, key=mx.random.key(3), probes_count=probes,
-                               solver="euler", times=(0.9, 0.45, 0.0))
+        found = log_likelihood(
+            lambda x, t: function(x, t, condition),
+            noise,
+            key=mx.random.key(3),
+            probes_count=probes,
+            solver="euler",
+            times=(0.9, 0.45, 0.0),
+        )
         mx.eval(found.log_p)
         each = (time.perf_counter() - start) / 2
-        print(f"likelihood, {probes} probe{'s' * (probes > 1)}: {each * 1000:.0f} ms an evaluation of v and its "
-              f"divergence = {each / timed.seconds:.1f} network calls")
+        print(
+            f"likelihood, {probes} probes: {each * 1000:.0f} ms an evaluation of v and its divergence "
+            f"= {each / timed.seconds:.1f} network calls"
+        )
 
 
 if __name__ == "__main__":

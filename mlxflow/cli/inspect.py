@@ -10,8 +10,12 @@ PROMPTS = ["grinning face", "smiling cat", "red heart", "pizza", "rocket", "squi
 
 
 def inspect(
-    weights: Annotated[str, typer.Argument(help="A run, a checkpoint, a weights folder or a .safetensors file.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="Prompts to tell apart; give it twice or more.")] = None,
+    weights: Annotated[
+        str, typer.Argument(help="A run, a checkpoint, a weights folder or a .safetensors file.")
+    ],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Prompts to tell apart; give it twice or more.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The noise follows from it.")] = 0,
     device: DeviceOption = None,
 ) -> None:

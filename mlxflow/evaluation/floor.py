@@ -1,4 +1,4 @@
-"""The least loss that any network could reach on a data folder, by time: what a perfect memory would score."""
+"""The least loss that any network could reach on a data folder, by time: the score of a perfect memory."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,8 @@ MOST_NUMBERS = 500_000_000
 
 
 class FolderFloor(NamedTuple):
-    """`floor` by bin of t without a prompt, the number of pictures, and the same told each picture's caption."""
+    """`floor` by bin of t without a prompt, the number of pictures, and the same told each picture's
+    caption."""
 
     images: int
     without_prompt: oracle.Floor
@@ -35,9 +36,18 @@ def draw_weights(records: list[Record]) -> np.ndarray:
     return weights
 
 
-def folder_floor(folder: Path, *, split: str = "train", size: int = 64, path: str = "condot",
-                 prediction: str = "data", cap: float | None = CAP, bins: int = 10, count: int = 64,
-                 seed: int = 0) -> FolderFloor:
+def folder_floor(
+    folder: Path,
+    *,
+    split: str = "train",
+    size: int = 64,
+    path: str = "condot",
+    prediction: str = "data",
+    cap: float | None = CAP,
+    bins: int = 10,
+    count: int = 64,
+    seed: int = 0,
+) -> FolderFloor:
     """The floor of the training loss on the pictures of `split`, drawn as training draws them.
 
     "With prompt" is the floor for a network told the exact caption: what is left where captions are shared.
@@ -47,7 +57,9 @@ def folder_floor(folder: Path, *, split: str = "train", size: int = 64, path: st
     if not records:
         raise MlxflowError(f"{folder} has no pictures in the split '{split}'.")
     if len(records) * size * size * 4 > MOST_NUMBERS:
-        raise MlxflowError(f"{len(records)} pictures of {size}x{size} are too many to hold at once: use a smaller --size.")
+        raise MlxflowError(
+            f"{len(records)} pictures of {size}x{size} are too many to hold at once: use a smaller --size."
+        )
     images = mx.array(premultiply(load_all(records, size)))
     captions = {text: i for i, text in enumerate(sorted({record.text for record in records}))}
     groups = mx.array([captions[record.text] for record in records])
@@ -55,6 +67,9 @@ def folder_floor(folder: Path, *, split: str = "train", size: int = 64, path: st
     key = mx.random.key(seed)
     settings = {"prediction": prediction, "cap": cap, "bins": bins, "count": count}
     # A caption that only one picture has names the picture: nothing is left to guess.
-    told = (oracle.floor(exact, key, groups=groups, **settings) if len(captions) < len(records)
-            else oracle.Floor([0.0] * bins, [0.0] * bins, [1.0] * bins))
+    told = (
+        oracle.floor(exact, key, groups=groups, **settings)
+        if len(captions) < len(records)
+        else oracle.Floor([0.0] * bins, [0.0] * bins, [1.0] * bins)
+    )
     return FolderFloor(len(records), oracle.floor(exact, key, **settings), told)

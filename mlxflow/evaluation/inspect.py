@@ -11,12 +11,14 @@ from mlxflow.weights import Model, load
 
 
 def inspect_weights(path: str | Path, prompts: list[str], seed: int = 0) -> Sensitivity:
-    """Load the model at `path` (a run, a weights folder, a file) and measure what it sees. See `inspect_model`."""
+    """Load the model at `path` (a run, a weights folder, a file) and measure what it sees. See
+    `inspect_model`."""
     return inspect_model(load(path), prompts, seed)
 
 
 def inspect_model(model: Model, prompts: list[str], seed: int = 0) -> Sensitivity:
-    """How much the network's output depends on t, on x and on the prompt, over a batch of `prompts` (2 or more).
+    """How much the network's output depends on t, on x and on the prompt, over a batch of `prompts` (2 or
+    more).
 
     The states are what the model itself heads for: noise, mixed with its own first guess of each picture, at
     times spread over 0.1 to 0.9.

@@ -1,8 +1,8 @@
-"""Is a network blind? The oldest silent failure is one that ignores t; for a text model, one that ignores the text.
+"""Is a network blind? The oldest silent failure ignores t; that of a text model ignores the text.
 
 Each input is exchanged between the samples of a batch while the others stay, and the output's relative change
-is measured: sqrt(sum |f(exchanged) - f|^2 / sum |f|^2). Pass the network's *own* output: a velocity computed from
-a data prediction depends on t and x by its formula, even where the network sees neither.
+is measured: sqrt(sum |f(exchanged) - f|^2 / sum |f|^2). Pass the network's *own* output: a velocity computed
+from a data prediction depends on t and x by its formula, even where the network sees neither.
 """
 
 from typing import Any, NamedTuple
@@ -33,8 +33,8 @@ class Sensitivity(NamedTuple):
 def sensitivity(network: ConditionalVelocity, x: mx.array, t: mx.array, condition: Any) -> Sensitivity:
     """How much `network(x, t, condition)` depends on each input.
 
-    x [B, ...], t [B] and the condition's arrays must differ between neighbours in the batch, B >= 2. A network
-    that gives zeros (such as one with zero-initialised last layers before its first step) is blind to everything.
+    x [B, ...], t [B] and the condition's arrays must differ between neighbours in the batch, B >= 2. A
+    network that gives zeros (one with zero-initialised last layers, before its first step) is blind to all.
     """
     if x.shape[0] < 2:
         raise MlxflowError("A check for blindness needs a batch of at least 2.")
@@ -44,6 +44,10 @@ def sensitivity(network: ConditionalVelocity, x: mx.array, t: mx.array, conditio
 
     before = network(x, t, condition)
     size = mx.square(before).sum().item()
-    others = {"t": (x, turn(t), condition), "x": (turn(x), t, condition), "condition": (x, t, tree_map(turn, condition))}
+    others = {
+        "t": (x, turn(t), condition),
+        "x": (turn(x), t, condition),
+        "condition": (x, t, tree_map(turn, condition)),
+    }
     changes = {name: mx.square(network(*inputs) - before).sum().item() for name, inputs in others.items()}
     return Sensitivity(**{name: (change / size) ** 0.5 if size else 0.0 for name, change in changes.items()})

@@ -16,12 +16,14 @@ NAMES = ("independent", "ot")
 
 
 def assignment(x0: mx.array, x1: mx.array) -> np.ndarray:
-    """For each x1 [B, ...] the index of its x0 [B, ...] in the matching of least summed squared distance, [B]."""
+    """For each x1 [B, ...] the index [B] of its x0 [B, ...] in the matching of least squared distance."""
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
         raise MlxflowError("The 'ot' coupling needs scipy: pip install 'mlxflow[ot]'.") from None
-    noise, data = (np.asarray(x.astype(mx.float32)).reshape(x.shape[0], -1).astype(np.float64) for x in (x0, x1))
+    noise, data = (
+        np.asarray(x.astype(mx.float32)).reshape(x.shape[0], -1).astype(np.float64) for x in (x0, x1)
+    )
     # |x1|^2 and |x0|^2 add the same to every matching: the inner product alone decides.
     return linear_sum_assignment(-data @ noise.T)[1]
 
@@ -36,8 +38,12 @@ def couple(name: str, x0: mx.array, x1: mx.array, condition=None) -> tuple[mx.ar
     if name == "independent":
         return x0, x1
     if condition is not None:
-        raise MlxflowError("The 'ot' coupling is for unconditional data: with a condition it skews the noise "
-                           "that each condition sees; use 'independent'.")
+        raise MlxflowError(
+            "The 'ot' coupling is for unconditional data: with a condition it skews the noise "
+            "that each condition sees; use 'independent'."
+        )
     if x0.shape != x1.shape:
-        raise MlxflowError(f"Noise {tuple(x0.shape)} and data {tuple(x1.shape)} must have one shape to be paired.")
+        raise MlxflowError(
+            f"Noise {tuple(x0.shape)} and data {tuple(x1.shape)} must have one shape to be paired."
+        )
     return x0[mx.array(assignment(x0, x1))], x1

@@ -1,7 +1,7 @@
 """Guidance: wrap velocity functions into one that follows its condition more closely.
 
-A conditional velocity is `velocity(x, t, condition)`, where the condition is any tree of arrays batched on axis 0
-(a NamedTuple of tokens and mask, a label array): nothing here looks inside. The result is a plain
+A conditional velocity is `velocity(x, t, condition)`, where the condition is any tree of arrays batched on
+axis 0 (a NamedTuple of tokens and mask, a label array): nothing here looks inside. The result is a plain
 `velocity(x, t)` for a solver; it looks at t to choose its branches, so compile the network inside it, not the
 wrapper. Guidance of scale 1 is the conditional model itself: the same bits, one branch.
 """
@@ -35,28 +35,37 @@ def extrapolate(weak: mx.array, strong: mx.array, scale) -> mx.array:
 
 
 def optimal_scale(null: mx.array, conditional: mx.array) -> mx.array:
-    """The s* for each sample that minimises |conditional - s null|^2, [B, 1, ...] (CFG-Zero*, eq. 8)."""
+    """The s of each sample that minimises |conditional - s null|^2, [B, 1, ...] (CFG-Zero*, Fan 2025)."""
     axes = tuple(range(1, null.ndim))
     return (conditional * null).sum(axes, keepdims=True) / (mx.square(null).sum(axes, keepdims=True) + 1e-8)
 
 
-def classifier_free(velocity: ConditionalVelocity, condition: Any, null: Any, scale: float, *,
-                    interval: tuple[float, float] = (0.0, 1.0), optimised: bool = False,
-                    zero_until: float = 0.0) -> Velocity:
-    """Classifier-free guidance: v(null) + scale (v(condition) - v(null)), both branches in one call of batch 2B.
+def classifier_free(
+    velocity: ConditionalVelocity,
+    condition: Any,
+    null: Any,
+    scale: float,
+    *,
+    interval: tuple[float, float] = (0.0, 1.0),
+    optimised: bool = False,
+    zero_until: float = 0.0,
+) -> Velocity:
+    """Classifier-free guidance: v(null) + scale (v(condition) - v(null)), in one call of batch 2B.
 
     Ho & Salimans 2022, eq. 6, with scale = 1 + w. `null` has the condition's structure, with its batch or a
     batch of 1: the dropped condition, or a negative prompt, from which the result is pushed away.
     interval: guide only for t within it (Kynkaanniemi et al. 2024); outside, one conditional call.
-    optimised: scale the null branch by its projection on the conditional one (CFG-Zero*, Fan et al. 2025, eq. 8).
-    zero_until: the velocity is zero, at no call, while t < zero_until (the same paper's zero-init; their K first
-    steps of n are zero_until = K / n on a uniform grid).
+    optimised: scale the null branch by its projection on the conditional one (Fan et al. 2025, CFG-Zero*).
+    zero_until: the velocity is zero, at no call, while t < zero_until (the same paper's zero-init; their K
+    first steps of n are zero_until = K / n on a uniform grid).
     """
     low, high = interval
     if not 0 <= low <= high <= 1:
         raise MlxflowError(f"The guidance interval ({low}, {high}) must lie within 0 and 1, low end first.")
     if not scale >= 0:
-        raise MlxflowError(f"The guidance scale must be 0 or more, not {scale}; for a negative prompt pass it as null.")
+        raise MlxflowError(
+            f"The guidance scale must be 0 or more, not {scale}; for a negative prompt pass it as null."
+        )
 
     def guided(x: mx.array, t: mx.array) -> mx.array:
         batch = x.shape[0]
@@ -66,8 +75,11 @@ def classifier_free(velocity: ConditionalVelocity, condition: Any, null: Any, sc
         inside = (t >= low) & (t <= high)
         if scale == 1 or not inside.any().item():
             return velocity(x, t, expand(condition, batch))
-        both = velocity(mx.concatenate([x, x]), mx.concatenate([t, t]),
-                        join(expand(condition, batch), expand(null, batch)))
+        both = velocity(
+            mx.concatenate([x, x]),
+            mx.concatenate([t, t]),
+            join(expand(condition, batch), expand(null, batch)),
+        )
         strong, weak = mx.split(both, 2)
         if optimised:
             weak = optimal_scale(weak, strong) * weak
@@ -77,11 +89,13 @@ def classifier_free(velocity: ConditionalVelocity, condition: Any, null: Any, sc
     return guided
 
 
-def autoguidance(velocity: Velocity, weak: Velocity, scale: float, *,
-                 interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
-    """weak + scale (velocity - weak), where `weak` is a worse version of the same model with the same condition.
+def autoguidance(
+    velocity: Velocity, weak: Velocity, scale: float, *, interval: tuple[float, float] = (0.0, 1.0)
+) -> Velocity:
+    """weak + scale (velocity - weak), where `weak` is a worse model with the same condition.
 
-    Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 4: an early checkpoint serves.
+    Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself": an early
+    checkpoint serves.
     """
     if not scale >= 0:
         raise MlxflowError(f"The guidance scale must be 0 or more, not {scale}.")

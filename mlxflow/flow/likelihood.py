@@ -1,10 +1,10 @@
 """Likelihood of a flow: log p_1(x) = log p_0(x_0) - integral over t of div v(x_t, t).
 
-The instantaneous change of variables (Chen et al. 2018, "Neural ODEs", eq. 8; Lipman et al. 2023, appendix C,
-eq. 26-29), solved backwards from data to noise with the solvers of this package: the state is the flattened x
+The instantaneous change of variables (Chen et al. 2018, Neural ODEs, eq. 8; Lipman et al. 2023, appendix C),
+solved backwards from data to noise with the solvers of this package: the state is the flattened x
 with the integrals as further columns. The divergence is exact (one vector-Jacobian product per dimension), or
-Hutchinson's estimate e^T J e averaged over K probes e (Grathwohl et al. 2019, FFJORD, eq. 7-8), where each probe is
-kept over the whole path, so that the K integrals are independent and their spread is the standard error.
+Hutchinson's estimate e^T J e averaged over K probes e (Grathwohl et al. 2019, FFJORD, eq. 7-8), where each
+probe is kept over the whole path: the K integrals are independent, and their spread gives the standard error.
 """
 
 import math
@@ -21,7 +21,7 @@ MOST_EXACT = 4096
 
 
 class Likelihood(NamedTuple):
-    """log_p [B] in nats, its standard error over the probes [B] (0 if exact, NaN for one probe), x_0, network calls."""
+    """log_p [B] in nats, its standard error over the probes [B] (0 if exact, NaN for one), x_0, calls."""
 
     log_p: mx.array
     standard_error: mx.array
@@ -30,14 +30,16 @@ class Likelihood(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """Bits per dimension of each image [B], their mean, and the standard error of that mean over the images."""
+    """Bits per dimension of each image [B], their mean, and that mean's standard error over the images."""
 
     each: mx.array
     mean: float
     standard_error: float
 
 
-def products(velocity: Velocity, x: mx.array, t: mx.array, directions: Sequence[mx.array]) -> tuple[mx.array, mx.array]:
+def products(
+    velocity: Velocity, x: mx.array, t: mx.array, directions: Sequence[mx.array]
+) -> tuple[mx.array, mx.array]:
     """v(x, t) and, for each direction e (of x's shape), e^T J e for each sample: [B, ...] and [B, K]."""
     axes = tuple(range(1, x.ndim))
     columns = []
@@ -53,7 +55,9 @@ def basis(x: mx.array) -> list[mx.array]:
     """The unit directions of x's trailing dimensions, whatever their shape, each broadcast to x's shape."""
     size = math.prod(x.shape[1:])
     if size > MOST_EXACT:
-        raise MlxflowError(f"The exact divergence of {size} dimensions would take {size} passes a step: give probes.")
+        raise MlxflowError(
+            f"The exact divergence of {size} dimensions would take {size} passes a step: give probes."
+        )
     unit = mx.eye(size, dtype=x.dtype)
     return [mx.broadcast_to(unit[i].reshape(1, *x.shape[1:]), x.shape) for i in range(size)]
 
@@ -81,10 +85,19 @@ def log_normal(x: mx.array, std: float = 1.0) -> mx.array:
     return -0.5 * square - size * (0.5 * math.log(2 * math.pi) + math.log(std))
 
 
-def log_likelihood(velocity: Velocity, x: mx.array, path: Path = STRAIGHT, *, key: mx.array | None = None,
-                   probes_count: int = 1, kind: str = "rademacher", solver: str = "dopri5",
-                   times: Sequence[float] = (1.0, 0.0), **settings) -> Likelihood:
-    """log p(x) of data x [B, ...] under the flow; `key` None takes the exact trace, else `probes_count` probes.
+def log_likelihood(
+    velocity: Velocity,
+    x: mx.array,
+    path: Path = STRAIGHT,
+    *,
+    key: mx.array | None = None,
+    probes_count: int = 1,
+    kind: str = "rademacher",
+    solver: str = "dopri5",
+    times: Sequence[float] = (1.0, 0.0),
+    **settings,
+) -> Likelihood:
+    """log p(x) of data x [B, ...] under the flow; `key` None takes the exact trace, else it draws probes.
 
     `times` fall from the data to 0. The density at t = 0 is that of `path.start`: N(0, s(0)^2 I). For a
     network that predicts data begin a little below 1. `settings` go to the solver (rtol, atol).
@@ -106,7 +119,7 @@ def log_likelihood(velocity: Velocity, x: mx.array, path: Path = STRAIGHT, *, ke
     for step in solve(solver, augmented, state, times, **settings):
         state = step.x
     x0 = state[:, :size].reshape(shape)
-    # Integrated from 1 down to 0, the columns hold minus the integral from 0 to 1: log p_1 = log p_0 + column.
+    # Integrated from 1 down to 0, a column holds minus the integral from 0 to 1: log p_1 = log p_0 + column.
     integrals = state[:, size:]
     log_p = log_normal(x0, path.start(mx.ones((1,), dtype=x.dtype)).item()) + integrals.mean(1)
     if key is None:
@@ -118,24 +131,36 @@ def log_likelihood(velocity: Velocity, x: mx.array, path: Path = STRAIGHT, *, ke
     return Likelihood(log_p, error, x0, counted.calls)
 
 
-def bits_per_dim(velocity: Velocity, images: mx.array, path: Path = STRAIGHT, *, key: mx.array, samples: int = 1,
-                 levels: int = 256, exact: bool = False, **settings) -> Bits:
+def bits_per_dim(
+    velocity: Velocity,
+    images: mx.array,
+    path: Path = STRAIGHT,
+    *,
+    key: mx.array,
+    samples: int = 1,
+    levels: int = 256,
+    exact: bool = False,
+    **settings,
+) -> Bits:
     """Bits per dimension of `images` [B, ...] in [-1, 1] that hold `levels` values, 2 v / (levels - 1) - 1.
 
     The probability of a picture is the density's mean over its cell, of side 2 / (levels - 1), estimated by
-    the mean density at `samples` uniformly dequantised copies: -log2((1/K) sum_k p(x_k)) / D + log2((levels - 1) / 2)
-    (Lipman et al. 2023, appendix E.1, with K samples). More samples lower it towards the true value (Jensen).
-    `settings` are those of `log_likelihood`.
+    the mean density at `samples` uniformly dequantised copies: -log2((1/K) sum_k p(x_k)) / D + log2((levels -
+    1) / 2) (as Lipman et al. 2023 report it, with K samples). More samples lower it towards the true value
+    (Jensen). `settings` are those of `log_likelihood`.
     """
     if samples < 1 or levels < 2:
-        raise MlxflowError(f"Bits per dimension need 1 or more samples and 2 or more levels, not {samples}, {levels}.")
+        raise MlxflowError(
+            f"Bits per dimension need 1 or more samples and 2 or more levels, not {samples}, {levels}."
+        )
     size, cell = math.prod(images.shape[1:]), 2 / (levels - 1)
     logs = []
     for k in mx.random.split(key, samples):
         dequantise, probe = mx.random.split(k)
         jitter = cell * (mx.random.uniform(shape=images.shape, key=dequantise) - 0.5)
-        found = log_likelihood(velocity, images + jitter.astype(images.dtype), path, key=None if exact else probe,
-                               **settings)
+        found = log_likelihood(
+            velocity, images + jitter.astype(images.dtype), path, key=None if exact else probe, **settings
+        )
         logs.append(found.log_p)
     log_p = mx.logsumexp(mx.stack(logs), axis=0) - math.log(samples)
     each = -(log_p / size + math.log(cell)) / math.log(2)

@@ -6,8 +6,8 @@ marginal velocity have closed forms (Lipman et al. 2023, eq. 6 and 8, for an emp
     p(i | x, t) = softmax_i( log w_i - |x - a x_i|^2 / (2 s^2) ),    E[x1 | x, t] = sum_i p(i | x, t) x_i,
 
 and u(x, t) follows from E[x1 | x, t] as from any data prediction. It is a test oracle (no training involved);
-its loss is the floor under every network's loss on this data, and its posterior says which images a state could
-still become. A network that reaches the floor has memorised the set.
+its loss is the floor under every network's loss on this data, and its posterior says which images a state
+could still become. A network that reaches the floor has memorised the set.
 """
 
 import math
@@ -26,7 +26,7 @@ CHUNK = 512
 
 
 class Nearest(NamedTuple):
-    """The copy distance of each sample [B] (RMS a number), the nearest image's index, and nearest over second."""
+    """The copy distance of each sample [B] (RMS a number), the nearest image, and nearest over second."""
 
     distance: mx.array
     index: mx.array
@@ -39,7 +39,9 @@ class Oracle:
     `floor` is that of `Path.velocity_from_data`: small, since E[x1 | x] is exact here.
     """
 
-    def __init__(self, images: mx.array, path: Path = STRAIGHT, weights: mx.array | None = None, floor: float = 1e-3):
+    def __init__(
+        self, images: mx.array, path: Path = STRAIGHT, weights: mx.array | None = None, floor: float = 1e-3
+    ):
         if images.shape[0] < 1:
             raise MlxflowError("The oracle needs at least one image.")
         if weights is None:
@@ -57,7 +59,7 @@ class Oracle:
 
     def _exact(self, start: int) -> mx.array:
         """CHUNK flat images from `start`, float64; within mx.stream(mx.cpu)."""
-        return self.flat[start:start + CHUNK].astype(mx.float64)
+        return self.flat[start : start + CHUNK].astype(mx.float64)
 
     def squared_distances(self, x: mx.array, a: mx.array) -> mx.array:
         """|x - a x_i|^2 less |x|^2, float64 [B, N], for x [B, ...] and a [B].
@@ -80,7 +82,9 @@ class Oracle:
         `allowed` (bool [B or 1, N]) is the condition: the images that each sample may be; others get -inf.
         """
         if x.shape[1:] != self.shape:
-            raise MlxflowError(f"The oracle's images are {tuple(self.shape)}, the state is {tuple(x.shape[1:])}.")
+            raise MlxflowError(
+                f"The oracle's images are {tuple(self.shape)}, the state is {tuple(x.shape[1:])}."
+            )
         t = mx.broadcast_to(over(t, x).reshape(-1), (x.shape[0],))
         logits = self.squared_distances(x, self.path.a(t))
         with mx.stream(mx.cpu):
@@ -101,7 +105,7 @@ class Oracle:
         return (self.posterior(x, t, allowed) @ self.flat.astype(x.dtype)).reshape(x.shape)
 
     def velocity(self, x: mx.array, t: mx.array, allowed: mx.array | None = None) -> mx.array:
-        """u(x, t), of x's shape; with `allowed` the conditional one, so that guidance takes this method as it is."""
+        """u(x, t), of x's shape; with `allowed` the conditional one: guidance takes this method as it is."""
         return self.path.velocity_from_data(x, self.data(x, t, allowed), t, self.floor)
 
     def variance(self, x: mx.array, t: mx.array, allowed: mx.array | None = None) -> mx.array:
@@ -117,13 +121,13 @@ class Oracle:
             p = p / p.sum(1, keepdims=True)
             mean = 0.0
             for i in range(0, left.size, CHUNK):
-                mean = mean + p[:, i:i + CHUNK] @ self.flat[left[i:i + CHUNK]].astype(mx.float64)
+                mean = mean + p[:, i : i + CHUNK] @ self.flat[left[i : i + CHUNK]].astype(mx.float64)
                 mx.eval(mean)
             found = mx.maximum(p @ self.squares[left] - mx.square(mean).sum(1), 0) / self.flat.shape[1]
             return found.astype(x.dtype)
 
     def draw(self, key: mx.array, count: int) -> tuple[mx.array, mx.array, mx.array]:
-        """`count` noise-data pairs, the data by the weights: (x0, x1, index), [count, ...] twice and [count]."""
+        """`count` noise-data pairs, the data by the weights: x0, x1 [count, ...] and index [count]."""
         for_noise, for_data = mx.random.split(key)
         index = mx.random.categorical(mx.log(self.weights), num_samples=count, key=for_data)
         x1 = self.flat[index].reshape(count, *self.shape)
@@ -143,16 +147,25 @@ class Oracle:
 
 
 class Floor(NamedTuple):
-    """By bin of t: the floor of the loss, its standard error, and how many images (exp of the entropy) are left."""
+    """By bin of t: the loss's floor, its standard error, how many images (exp of the entropy) are left."""
 
     loss: list[float]
     standard_error: list[float]
     images: list[float]
 
 
-def floor(oracle: Oracle, key: mx.array, *, prediction: str = "data", cap: float | None = CAP, bins: int = 10,
-          count: int = 64, batch: int = 64, groups: mx.array | None = None) -> Floor:
-    """The oracle's own flow-matching loss, in the terms of `losses.flow_matching`, in each of `bins` bins of t.
+def floor(
+    oracle: Oracle,
+    key: mx.array,
+    *,
+    prediction: str = "data",
+    cap: float | None = CAP,
+    bins: int = 10,
+    count: int = 64,
+    batch: int = 64,
+    groups: mx.array | None = None,
+) -> Floor:
+    """The oracle's own flow-matching loss, in the terms of `losses.flow_matching`, by bin of t.
 
     The excess of a run over it, bin by bin, is what a better network could still gain. Each bin gets `count`
     pairs at evenly spread times, and each pair its posterior variance in place of its squared error: the same

@@ -1,4 +1,5 @@
-"""Probability paths from noise to data: x_t = a(t) x1 + s(t) x0, with x0 ~ N(0, I) at t = 0 and data x1 at t = 1.
+"""Probability paths from noise to data: x_t = a(t) x1 + s(t) x0, with x0 ~ N(0, I) at t = 0 and data x1 at t
+= 1.
 
 A path is two coefficients and their derivatives; everything else follows. The velocity that carries one pair
 along its path is u_t = a'(t) x1 + s'(t) x0 (Lipman et al. 2023, "Flow Matching for Generative Modeling",
@@ -7,9 +8,9 @@ noise x0 or the score -x0 / s: with x_t and t given, any one of them determines 
 
     x_t = a x1 + s x0,    u_t = a' x1 + s' x0.
 
-Times are floats or arrays of shape [B], which meet x of shape [B, ...]. Where a conversion divides by s (which
-is 0 at the data end) or by a (0 at the noise end) the divisor is floored, so that it stays finite there; it is
-exact wherever the divisor is above `floor`.
+Times are floats or arrays of shape [B], which meet x of shape [B, ...]. Where a conversion divides by s
+(which is 0 at the data end) or by a (0 at the noise end) the divisor is floored, so that it stays finite
+there; it is exact wherever the divisor is above `floor`.
 """
 
 import math
@@ -30,13 +31,15 @@ def over(t, x: mx.array) -> mx.array:
     if not isinstance(t, mx.array):
         return mx.array(t, dtype=x.dtype if x.dtype == mx.float64 else mx.float32)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
-        raise MlxflowError(f"The time has shape {tuple(t.shape)} but the state has {tuple(x.shape)}: "
-                           "give one time, or one for each of the batch.")
+        raise MlxflowError(
+            f"The time has shape {tuple(t.shape)} but the state has {tuple(x.shape)}: "
+            "give one time, or one for each of the batch."
+        )
     return t.reshape(t.shape + (1,) * (x.ndim - 1)) if t.ndim else t
 
 
 def exp(x: mx.array) -> mx.array:
-    """e^x. MLX's float64 exp and sin (0.32) have float32's accuracy on the CPU; its expm1 and tan are exact."""
+    """e^x. MLX's float64 exp and sin (0.32) have float32's accuracy on the CPU, not its expm1 and tan."""
     return mx.expm1(x) + 1 if x.dtype == mx.float64 else mx.exp(x)
 
 
@@ -129,7 +132,9 @@ class Path:
     def score_from_data(self, x, x1, t, floor: float = FLOOR) -> mx.array:
         return self.score_from_noise(x, self.noise_from_data(x, x1, t, floor), t, floor)
 
-    def convert(self, x: mx.array, value: mx.array, t, source: str, to: str, floor: float = FLOOR) -> mx.array:
+    def convert(
+        self, x: mx.array, value: mx.array, t, source: str, to: str, floor: float = FLOOR
+    ) -> mx.array:
         """One kind of prediction ("data", "velocity", "noise" or "score") at x_t = x into another."""
         for kind in (source, to):
             if kind not in KINDS:
@@ -166,10 +171,11 @@ class CondOT(Path):
 
 @dataclass(frozen=True)
 class VariancePreserving(Path):
-    """The diffusion path of DDPM: a = exp(-T(1 - t) / 2), s^2 = 1 - a^2, T(r) = r beta_min + r^2 (beta_max - beta_min) / 2.
+    """The diffusion path of DDPM: a = exp(-T(1 - t) / 2), s^2 = 1 - a^2.
 
+    Here T(r) = r beta_min + r^2 (beta_max - beta_min) / 2:
     Lipman et al. 2023, eq. 18-19, with time reversed from noise to data; the betas are those of Song et al.
-    2021, "Score-Based Generative Modeling", eq. 32. The noise end holds a(0) = 0.0066 of the data.
+    2021, "Score-Based Generative Modeling", appendix C. The noise end holds a(0) = 0.0066 of the data.
     """
 
     beta_min: float = 0.1
@@ -219,8 +225,8 @@ class Cosine(Path):
 class VarianceExploding(Path):
     """Data under growing noise: a = 1, s = sigma_min (sigma_max / sigma_min)^(1 - t).
 
-    Lipman et al. 2023, eq. 16-17, with the geometric schedule of Song et al. 2021, eq. 30. The state at t = 0
-    is N(x1, sigma_max^2): start from `start(noise)`. sigma_max should exceed the distances between images.
+    Lipman et al. 2023, eq. 16-17, with the geometric schedule of Song et al. 2021, appendix C. The state at
+    t = 0 is N(x1, sigma_max^2): begin with `start(noise)`. sigma_max should exceed the images' distances.
     """
 
     sigma_min: float = 0.01
@@ -254,4 +260,6 @@ def path_by_name(name: str, **settings: float) -> Path:
         return PATHS[name](**settings)
     except TypeError:
         fields = ", ".join(PATHS[name].__dataclass_fields__) or "none"
-        raise MlxflowError(f"The path '{name}' does not take {', '.join(settings)}: its settings are: {fields}.") from None
+        raise MlxflowError(
+            f"The path '{name}' does not take {', '.join(settings)}: its settings are: {fields}."
+        ) from None

@@ -1,8 +1,8 @@
 """Solvers of dx/dt = v(x, t), as generators that yield each state.
 
 The explicit Runge-Kutta methods are rows of one table (Hairer, Norsett & Wanner, "Solving Ordinary
-Differential Equations I", II.1): k_i = v(x + h sum_j A_ij k_j, t + c_i h), x <- x + h sum_i b_i k_i. Times may
-fall as well as rise: from 1 to 0 the same solver inverts data into noise.
+Differential Equations I", II.1): k_i = v(x + h sum_j A_ij k_j, t + c_i h), x <- x + h sum_i b_i k_i. Times
+may fall as well as rise: from 1 to 0 the same solver inverts data into noise.
 """
 
 import math
@@ -49,17 +49,26 @@ TABLES = {
     "euler": Table(1, (0.0,), ((),), (1.0,)),
     "midpoint": Table(2, (0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
     "heun": Table(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": Table(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    "rk4": Table(
+        4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    ),
 }
 
-# Dormand & Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; the last row is the step itself.
+# Dormand & Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; the last row is the step.
 DOPRI = Table(
-    5, (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
-    ((), (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9),
-     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0))
+    5,
+    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
+)
 # The fifth-order weights less the fourth-order ones.
 DOPRI_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 # Where dopri5 leaves the last stretch to one Euler step, if asked to keep off t = 1.
@@ -87,8 +96,10 @@ def settle(x: mx.array, *others: mx.array, t: float) -> None:
     finite = mx.isfinite(x).all()
     mx.eval(x, finite, *others)
     if not finite.item():
-        raise MlxflowError(f"The state turned NaN or infinite at t = {t:.4f}: use more steps, less guidance, "
-                           "or other weights.")
+        raise MlxflowError(
+            f"The state turned NaN or infinite at t = {t:.4f}: use more steps, less guidance, "
+            "or other weights."
+        )
 
 
 def combine(x: mx.array, h: float, coefficients: Sequence[float], slopes: Sequence[mx.array]) -> mx.array:
@@ -99,8 +110,9 @@ def combine(x: mx.array, h: float, coefficients: Sequence[float], slopes: Sequen
     return x
 
 
-def runge_kutta(table: Table, velocity: Velocity, x: mx.array, times: list[float], path: Path,
-                euler_at_data: bool) -> Iterator[State]:
+def runge_kutta(
+    table: Table, velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_at_data: bool
+) -> Iterator[State]:
     """Fixed steps along `times`."""
     for t, t_next in pairwise(times):
         h = t_next - t
@@ -116,13 +128,21 @@ def runge_kutta(table: Table, velocity: Velocity, x: mx.array, times: list[float
 
 
 def error_norm(error: mx.array, before: mx.array, after: mx.array, rtol: float, atol: float) -> float:
-    """The largest over the batch of each sample's RMS of error / (atol + rtol |x|), so that none hides in the mean."""
+    """The largest over the batch of each sample's RMS of error / (atol + rtol |x|), so that none hides."""
     scale = atol + rtol * mx.maximum(mx.abs(before), mx.abs(after))
     return mx.sqrt(mx.square(error / scale).reshape(error.shape[0], -1).mean(1)).max().item()
 
 
-def _first_step(velocity: Velocity, x: mx.array, t: float, sign: int, k: mx.array, rtol: float, atol: float,
-                longest: float) -> float:
+def _first_step(
+    velocity: Velocity,
+    x: mx.array,
+    t: float,
+    sign: int,
+    k: mx.array,
+    rtol: float,
+    atol: float,
+    longest: float,
+) -> float:
     """A starting step from the sizes of x, v and dv/dt (Hairer et al. II.4, p. 169), one more call."""
     d0, d1 = error_norm(x, x, x, rtol, atol), error_norm(k, x, x, rtol, atol)
     h0 = min(longest, 0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6)
@@ -133,8 +153,16 @@ def _first_step(velocity: Velocity, x: mx.array, t: float, sign: int, k: mx.arra
     return min(100 * h0, h1, longest)
 
 
-def dopri5(velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_at_data: bool,
-           rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 1000) -> Iterator[State]:
+def dopri5(
+    velocity: Velocity,
+    x: mx.array,
+    times: list[float],
+    path: Path,
+    euler_at_data: bool,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+) -> Iterator[State]:
     """Dormand & Prince 5(4) with the step chosen from the error estimate; yields after each accepted step.
 
     Every time of the grid is met exactly. h <- h min(10, max(0.2, 0.9 err^(-1/5))) (Hairer et al. II.4,
@@ -153,8 +181,10 @@ def dopri5(velocity: Velocity, x: mx.array, times: list[float], path: Path, eule
         while t != goal:
             taken += 1
             if taken > max_steps or h < 1e-9:
-                raise MlxflowError(f"dopri5 took {taken - 1} steps and is only at t = {t:.4f} of {times[0]:g} to "
-                                   f"{times[-1]:g}: loosen rtol ({rtol:g}) and atol ({atol:g}), or raise max_steps.")
+                raise MlxflowError(
+                    f"dopri5 took {taken - 1} steps and is only at t = {t:.4f} of {times[0]:g} to "
+                    f"{times[-1]:g}: loosen rtol ({rtol:g}) and atol ({atol:g}), or raise max_steps."
+                )
             clipped = h >= abs(goal - t) * (1 - 1e-9)
             step = goal - t if clipped else sign * h
             slopes = [k]
@@ -166,7 +196,7 @@ def dopri5(velocity: Velocity, x: mx.array, times: list[float], path: Path, eule
             if not math.isfinite(error):
                 settle(y, t=t + step)
                 error = 1e6
-            factor = min(10.0, max(0.2, 0.9 * error ** -0.2)) if error else 10.0
+            factor = min(10.0, max(0.2, 0.9 * error**-0.2)) if error else 10.0
             if error <= 1:
                 estimate = path.data_from_velocity(x, k, t)
                 t, x, k = goal if clipped else t + step, y, slopes[-1]
@@ -182,13 +212,21 @@ def dopri5(velocity: Velocity, x: mx.array, times: list[float], path: Path, eule
         yield State(last, x, estimate, velocity.calls)
 
 
-def sde(velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_at_data: bool, *, key: mx.array,
-        noise: float = 1.0) -> Iterator[State]:
+def sde(
+    velocity: Velocity,
+    x: mx.array,
+    times: list[float],
+    path: Path,
+    euler_at_data: bool,
+    *,
+    key: mx.array,
+    noise: float = 1.0,
+) -> Iterator[State]:
     """Stochastic sampling with the marginals of the flow: dx = (v - noise x0_hat) dt + sqrt(2 noise s) dw.
 
-    Ma et al. 2024 (SiT), eq. 5-6, dx = (v + w score / 2) dt + sqrt(w) dw, which holds for every w >= 0; with
-    w = 2 noise s(t) the score's divisor cancels: score = -x0_hat / s. Euler-Maruyama; a last step that ends at
-    t = 1 is deterministic. noise = 0 is Euler, bit for bit. Only from noise to data.
+    Ma et al. 2024 (SiT), section 2: dx = (v + w score / 2) dt + sqrt(w) dw has them for every w >= 0; with
+    w = 2 noise s(t) the score's divisor cancels, score = -x0_hat / s. Euler-Maruyama; a last step that ends
+    at t = 1 is deterministic. noise = 0 is Euler, bit for bit. Only from noise to data.
     """
     if times[-1] < times[0]:
         raise MlxflowError("The sde solver runs from noise to data only: invert with an ODE solver.")
@@ -211,8 +249,16 @@ def sde(velocity: Velocity, x: mx.array, times: list[float], path: Path, euler_a
 NAMES = (*TABLES, "dopri5", "sde")
 
 
-def solve(name: str, velocity: Velocity, x: mx.array, times: Sequence[float], path: Path = STRAIGHT, *,
-          euler_at_data: bool = False, **settings) -> Iterator[State]:
+def solve(
+    name: str,
+    velocity: Velocity,
+    x: mx.array,
+    times: Sequence[float],
+    path: Path = STRAIGHT,
+    *,
+    euler_at_data: bool = False,
+    **settings,
+) -> Iterator[State]:
     """Carry x [B, ...] along `times` with one of NAMES; yields a State after each step.
 
     x1_estimate is read off the velocity at the start of each step (for previews), with `path`. nfe counts the
@@ -258,7 +304,8 @@ def cosine_grid(steps: int) -> list[float]:
 
 
 def edm_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> list[float]:
-    """EDM's noise levels (Karras et al. 2022, eq. 5) at the CondOT times t = 1 / (1 + sigma), the ends set to 0 and 1."""
+    """EDM's noise levels (Karras et al. 2022, eq. 5) at the CondOT times t = 1 / (1 + sigma), the ends set to
+    0 and 1."""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return _grid(steps, lambda u: 1 / (1 + (high + u * (low - high)) ** rho))
 

@@ -2,8 +2,8 @@
 
 Every distribution is a quantile function of u in (0, 1), so that stratifying u stratifies the time: with one
 shared offset, u_i = (u0 + i / N) mod 1 spreads a batch evenly and cuts the variance of the loss at no cost
-(Kingma et al. 2021, "Variational Diffusion Models", appendix I.1). N counts the batches of all ranks: ranks
-that pass the same key share the strata, and together draw what one rank with the whole batch would.
+(Kingma et al. 2021, "Variational Diffusion Models", low-discrepancy sampler). N counts the batches of all
+ranks: with one key they share the strata, and together draw what one rank with the whole batch would.
 """
 
 import math
@@ -16,7 +16,8 @@ _EDGE = 1e-6
 
 
 def strata(key: mx.array, batch: int, *, stratified: bool = True, rank: int = 0, size: int = 1) -> mx.array:
-    """This rank's `batch` values u in (0, 1), float32 [batch]; plain independent draws if not `stratified`."""
+    """This rank's `batch` values u in (0, 1), float32 [batch]; plain independent draws if not
+    `stratified`."""
     if batch < 1 or size < 1 or not 0 <= rank < size:
         raise MlxflowError(f"Cannot draw times for batch {batch}, rank {rank} of {size}.")
     total = batch * size
@@ -26,7 +27,7 @@ def strata(key: mx.array, batch: int, *, stratified: bool = True, rank: int = 0,
         u = u0 + i / total
         u = u - mx.floor(u)
     else:
-        u = mx.random.uniform(shape=(total,), key=key)[rank * batch:(rank + 1) * batch]
+        u = mx.random.uniform(shape=(total,), key=key)[rank * batch : (rank + 1) * batch]
     return mx.clip(u, _EDGE, 1 - _EDGE)
 
 
@@ -47,8 +48,8 @@ def logit_normal(key: mx.array, batch: int, mean: float = 0.0, std: float = 1.0,
 def skewed(key: mx.array, batch: int, mean: float = -1.2, std: float = 1.2, **split) -> mx.array:
     """EDM's noise levels, ln sigma ~ N(mean, std^2), at the CondOT time of the same noise-to-data ratio.
 
-    sigma = (1 - t) / t gives t = 1 / (1 + sigma) (Karras et al. 2022, "Elucidating the Design Space", table 1).
-    It is `logit_normal` with the mean's sign turned; the defaults are the paper's.
+    sigma = (1 - t) / t gives t = 1 / (1 + sigma) (Karras et al. 2022, EDM, table 1). It is
+    `logit_normal` with the mean's sign turned; the defaults are the paper's.
     """
     return logit_normal(key, batch, -mean, std, **split)
 

@@ -8,8 +8,13 @@ from tests.evaluation.test_floor import make_folder
 
 
 def floor(*arguments):
-    return subprocess.run([sys.executable, "-m", "mlxflow", "floor", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "mlxflow", "floor", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def test_the_table_has_a_row_for_each_bin_and_the_mean(tmp_path):
@@ -22,8 +27,11 @@ def test_the_table_has_a_row_for_each_bin_and_the_mean(tmp_path):
 
 
 def test_bad_input_is_one_sentence_and_exit_2(tmp_path):
-    for arguments in ([tmp_path / "none"], [make_folder(tmp_path / "f", ["a"]), "--size", 8, "--path", "curved"],
-                      [tmp_path / "f", "--size", 8, "--prediction", "score"]):
+    for arguments in (
+        [tmp_path / "none"],
+        [make_folder(tmp_path / "f", ["a"]), "--size", 8, "--path", "curved"],
+        [tmp_path / "f", "--size", 8, "--prediction", "score"],
+    ):
         done = floor(*arguments)
         assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr, done.stderr
         assert done.stderr.startswith("mlxflow: ") and done.stderr.count("\n") == 1

@@ -16,7 +16,9 @@ def make_folder(root, captions, bases=None, size=8):
     for i, text in enumerate(captions):
         pixels = generator.integers(0, 256, (size, size, 4), np.uint8)
         Image.fromarray(pixels).save(root / f"{i}.png")
-        lines.append({"file_name": f"{i}.png", "text": text, "split": "train", "base": (bases or captions)[i]})
+        lines.append(
+            {"file_name": f"{i}.png", "text": text, "split": "train", "base": (bases or captions)[i]}
+        )
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return root
 

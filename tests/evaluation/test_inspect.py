@@ -29,8 +29,12 @@ def model():
     mx.random.seed(0)
     network = build(settings)
     network.update(tree_map(lambda p: p + 0.1 * mx.random.normal(p.shape), network.parameters()))
-    config = {"format": 1, "model": settings, "words": table.sha256,
-              "process": {"path": "condot", "prediction": "data", "floor": 0.05}}
+    config = {
+        "format": 1,
+        "model": settings,
+        "words": table.sha256,
+        "process": {"path": "condot", "prediction": "data", "floor": 0.05},
+    }
     return weights.Model(network, config, WORDS, WORDS)
 
 
@@ -60,8 +64,13 @@ def test_a_model_made_blind_is_named(model, part):
 def test_from_the_shell_a_blind_model_exits_with_1(model, tmp_path):
     def save(name, network):
         weights.save(tmp_path / name, dict(tree_flatten(network.parameters())), model.config, WORDS)
-        return subprocess.run([sys.executable, "-m", "mlxflow", "inspect", str(tmp_path / name)], capture_output=True,
-                              text=True, timeout=120, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "mlxflow", "inspect", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     seeing = save("seeing", model.network)
     assert seeing.returncode == 0 and seeing.stdout.count("used") == 3, seeing.stderr

@@ -19,12 +19,18 @@ def test_a_seeing_network_is_blind_to_nothing():
     assert found.blind_to == () and min(found) > 0.05
 
 
-@pytest.mark.parametrize("part, blind", [
-    ("t", lambda x, t, c: network(x, mx.zeros_like(t), c)),
-    ("x", lambda x, t, c: network(mx.zeros_like(x), t, c)),
-    ("condition", lambda x, t, c: network(x, t, {"tokens": mx.ones_like(c["tokens"])})),
-    ("condition", lambda x, t, c: network(x, t, {"tokens": mx.ones_like(c["tokens"]) + 1e-5 * c["tokens"]})),
-])
+@pytest.mark.parametrize(
+    "part, blind",
+    [
+        ("t", lambda x, t, c: network(x, mx.zeros_like(t), c)),
+        ("x", lambda x, t, c: network(mx.zeros_like(x), t, c)),
+        ("condition", lambda x, t, c: network(x, t, {"tokens": mx.ones_like(c["tokens"])})),
+        (
+            "condition",
+            lambda x, t, c: network(x, t, {"tokens": mx.ones_like(c["tokens"]) + 1e-5 * c["tokens"]}),
+        ),
+    ],
+)
 def test_a_network_made_blind_on_purpose_is_named(part, blind):
     assert sensitivity(blind, X, T, TOKENS).blind_to == (part,)
 

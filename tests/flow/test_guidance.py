@@ -18,7 +18,8 @@ class Prompt(NamedTuple):
 
 
 class Network:
-    """A velocity that depends on x, t, each token and the mask, differently for each sample; it logs its batches."""
+    """A velocity that depends on x, t, each token and the mask, differently for each sample; it logs its
+    batches."""
 
     def __init__(self):
         self.batches = []
@@ -91,7 +92,10 @@ def test_one_prompt_for_the_whole_batch():
     one, t = prompt(1, 1), at(0.6, X)
     whole = Prompt(*(mx.repeat(leaf, 4, axis=0) for leaf in one))
     for scale in (1.0, 3.0):
-        assert same(classifier_free(Network(), one, NO, scale)(X, t), classifier_free(Network(), whole, NO, scale)(X, t))
+        assert same(
+            classifier_free(Network(), one, NO, scale)(X, t),
+            classifier_free(Network(), whole, NO, scale)(X, t),
+        )
 
 
 @pytest.mark.parametrize("t, guided", [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.9, False)])
@@ -118,7 +122,9 @@ def test_the_optimised_scale_is_the_best_one_for_each_sample():
         return mx.square(yes - s * no).sum((1, 2, 3))
 
     assert best.shape == (4, 1, 1, 1)
-    assert (misfit(best) < misfit(best + 0.01)).all().item() and (misfit(best) < misfit(best - 0.01)).all().item()
+    assert (misfit(best) < misfit(best + 0.01)).all().item() and (
+        misfit(best) < misfit(best - 0.01)
+    ).all().item()
     found = classifier_free(Network(), YES, NO, 3.0, optimised=True)(X, at(0.4, X))
     assert close(found, best * no + 3 * (yes - best * no))
 
@@ -145,9 +151,12 @@ def test_autoguidance_moves_away_from_the_weak_model():
 
 
 def test_bad_input_gets_a_sentence():
-    for message, wrong in (("scale must be 0 or more", {"scale": -1.0}), ("scale must be", {"scale": float("nan")}),
-                              ("interval", {"scale": 2.0, "interval": (0.8, 0.2)}),
-                              ("interval", {"scale": 2.0, "interval": (0.0, 1.2)})):
+    for message, wrong in (
+        ("scale must be 0 or more", {"scale": -1.0}),
+        ("scale must be", {"scale": float("nan")}),
+        ("interval", {"scale": 2.0, "interval": (0.8, 0.2)}),
+        ("interval", {"scale": 2.0, "interval": (0.0, 1.2)}),
+    ):
         with pytest.raises(MlxflowError, match=message):
             classifier_free(Network(), YES, NO, **wrong)
     with pytest.raises(MlxflowError, match="scale must be"):

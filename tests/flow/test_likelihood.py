@@ -26,6 +26,7 @@ def matrix(size, seed=1):
 
 def linear(A):
     """v(x) = A x over the flattened x: a field that mixes all the dimensions of an image."""
+
     def velocity(x, t):
         return (x.reshape(x.shape[0], -1) @ mx.array(A.T, dtype=x.dtype)).reshape(x.shape)
 
@@ -58,8 +59,8 @@ def test_the_likelihood_of_a_shifted_scaled_gaussian(name, shape, mean, std):
     true, a0 = Gaussian(path, mean, std), path.a(mx.array(0.0)).item()
     x = mean + std * normal((3, *shape))
     found = log_likelihood(true.velocity, x, path, rtol=1e-7, atol=1e-7)
-    # Paths that hold some of the data at t = 0 (vp 0.7 %, ve all, under noise of 50) start from it, not from noise
-    # alone: the exact flow of that start is the flow map's Jacobian with the start's density.
+    # Paths that hold some of the data at t = 0 (vp 0.7 %, ve all, under noise of 50) start from it, not from
+    # noise alone: the exact flow of that start is the flow map's Jacobian with the start's density.
     x0 = true.flow(x, 1.0, 0.0)
     size, ratio = math.prod(shape), (true.spread(mx.array(1.0)) / true.spread(mx.array(0.0))).item()
     expected = log_normal(x0, path.s(mx.array(0.0)).item()) - size * math.log(ratio)
@@ -105,8 +106,9 @@ def test_the_standard_error_is_the_scatter_of_the_estimate(kind):
     A, n = matrix(4), 500
     x = mx.broadcast_to(mx.array([[0.3, -0.5, 0.1, 0.8]]), (n, 4))
     exact = log_likelihood(linear(A), x[:1], solver="rk4", times=(1, 0.5, 0)).log_p.item()
-    found = log_likelihood(linear(A), x, key=mx.random.key(2), probes_count=16, kind=kind, solver="rk4",
-                           times=(1, 0.5, 0))
+    found = log_likelihood(
+        linear(A), x, key=mx.random.key(2), probes_count=16, kind=kind, solver="rk4", times=(1, 0.5, 0)
+    )
     scatter, claimed = np.array(found.log_p).std(), np.array(found.standard_error).mean()
     assert 0.85 < claimed / scatter < 1.15
     assert abs(np.array(found.log_p).mean() - exact) < 4 * scatter / math.sqrt(n)
@@ -138,8 +140,14 @@ def test_bits_per_dim_are_those_of_the_cells_of_a_picture():
     true = Gaussian(CondOT(), mean=0.2, std=0.5)
     levels = np.array([[10, 200], [128, 90], [77, 255]])
     pixels = 2 * levels / 255 - 1
-    found = bits_per_dim(true.velocity, mx.array(pixels.reshape(3, 2, 1, 1), dtype=mx.float64), key=mx.random.key(0),
-                         exact=True, rtol=1e-6, atol=1e-6)
+    found = bits_per_dim(
+        true.velocity,
+        mx.array(pixels.reshape(3, 2, 1, 1), dtype=mx.float64),
+        key=mx.random.key(0),
+        exact=True,
+        rtol=1e-6,
+        atol=1e-6,
+    )
     expected = np.array([[cell(v, 2 / 255, 0.2, 0.5) for v in row] for row in pixels]).mean(1)
     assert np.allclose(np.array(found.each), expected, atol=0.02)
     assert math.isclose(found.mean, np.array(found.each).mean(), rel_tol=1e-6)
@@ -151,8 +159,19 @@ def test_more_dequantisation_samples_lower_the_bits_to_the_true_value():
     true = Gaussian(CondOT(), mean=0.1, std=0.3)
     x = mx.zeros((400, 1), dtype=mx.float64)
     expected = cell(0.0, 1.0, 0.1, 0.3)
-    bits = [bits_per_dim(true.velocity, x, key=mx.random.key(3), samples=k, levels=3, exact=True, solver="rk4",
-                         times=np.linspace(1, 0, 9)).mean for k in (1, 4, 64)]
+    bits = [
+        bits_per_dim(
+            true.velocity,
+            x,
+            key=mx.random.key(3),
+            samples=k,
+            levels=3,
+            exact=True,
+            solver="rk4",
+            times=np.linspace(1, 0, 9),
+        ).mean
+        for k in (1, 4, 64)
+    ]
     assert bits[0] > bits[1] + 0.1 > bits[2] + 0.1 and abs(bits[2] - expected) < 0.02
 
 

@@ -20,7 +20,9 @@ def batch(seed, shape=(6, 3, 3, 2)):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(sorted(PATHS)), st.sampled_from(KINDS), st.integers(0, 99), st.sampled_from([0.0, 0.05]))
+@given(
+    st.sampled_from(sorted(PATHS)), st.sampled_from(KINDS), st.integers(0, 99), st.sampled_from([0.0, 0.05])
+)
 def test_every_prediction_has_the_loss_of_the_velocity_it_stands_for(name, kind, seed, contrast):
     path = path_by_name(name)
     output, x0, x1, t = batch(seed)
@@ -29,8 +31,9 @@ def test_every_prediction_has_the_loss_of_the_velocity_it_stands_for(name, kind,
     found = flow_matching(output, kind, path, x0, x1, t, cap=None, contrast=contrast)
     axes = (1, 2, 3)
     other = path.target(mx.roll(x0, 1, 0), mx.roll(x1, 1, 0), t)
-    expected = (mx.square(velocity - path.target(x0, x1, t)).mean(axes)
-                - contrast * mx.square(velocity - other).mean(axes))
+    expected = mx.square(velocity - path.target(x0, x1, t)).mean(axes) - contrast * mx.square(
+        velocity - other
+    ).mean(axes)
     assert np.allclose(np.array(found), np.array(expected), rtol=1e-6)
 
 
@@ -44,7 +47,9 @@ def test_the_capped_weight_of_data_prediction():
     t = mx.array([0.0, 0.5, 0.55, 0.6, 1.0])
     assert np.allclose(np.array(weight("data", CondOT(), t)), [1, 4, 1 / 0.45**2, 5, 5], rtol=1e-5)
     assert np.allclose(np.array(weight("velocity", CondOT(), t)), 1)
-    assert np.allclose(np.array(weight("noise", CondOT(), t, 9.0)), [9, 4, 1 / 0.55**2, 1 / 0.6**2, 1], rtol=1e-5)
+    assert np.allclose(
+        np.array(weight("noise", CondOT(), t, 9.0)), [9, 4, 1 / 0.55**2, 1 / 0.6**2, 1], rtol=1e-5
+    )
 
 
 def test_contrast_rewards_distance_from_the_next_pair_only():
@@ -56,7 +61,7 @@ def test_contrast_rewards_distance_from_the_next_pair_only():
 
 
 def test_the_mean_velocity_minimises_the_loss():
-    # For data that are one point, u = (x1 - x) / (1 - t) is known; moving away from it must cost exactly the square.
+    # For data that are one point, u = (x1 - x) / (1 - t): moving away from it must cost exactly the square.
     _, x0, _, t = batch(2)
     x1 = mx.broadcast_to(mx.array(0.3, dtype=mx.float64), x0.shape)
     best = CondOT().velocity_from_data(CondOT().sample(x0, x1, t), x1, t)

@@ -33,16 +33,25 @@ def test_posterior_and_velocity_are_the_textbook_sums(name, t, seed):
     p /= p.sum(1, keepdims=True)
     found = np.array(oracle.posterior(x, at(t, x)))
     assert np.allclose(found, p, atol=1e-6) and np.allclose(found.sum(1), 1, atol=1e-6)
-    velocities = np.stack([np.array(path.velocity_from_data(x, mx.broadcast_to(POINTS[i].astype(mx.float64), x.shape), t,
-                                                            1e-9)) for i in range(5)], axis=1)
+    velocities = np.stack(
+        [
+            np.array(
+                path.velocity_from_data(x, mx.broadcast_to(POINTS[i].astype(mx.float64), x.shape), t, 1e-9)
+            )
+            for i in range(5)
+        ],
+        axis=1,
+    )
     expected = (p[:, :, None] * velocities).sum(1)
-    assert np.allclose(np.array(oracle.velocity(x, at(t, x))), expected, atol=1e-5 * (1 + np.abs(velocities).max()))
+    assert np.allclose(
+        np.array(oracle.velocity(x, at(t, x))), expected, atol=1e-5 * (1 + np.abs(velocities).max())
+    )
 
 
 @pytest.mark.parametrize("shape", [(2,), (64, 64, 4)])
 def test_near_the_data_the_posterior_is_certain_finite_and_right(shape):
     images = pictures(20, shape)
-    # Nearly equal pictures are where float32 would guess: number 1 differs from number 0 by 0.002 in one value.
+    # Nearly equal pictures are where float32 would guess: 0 and 1 differ by 0.002 in one value.
     flat = np.array(images).reshape(20, -1)
     flat[1] = flat[0]
     flat[1, 0] += 0.002
@@ -57,8 +66,10 @@ def test_near_the_data_the_posterior_is_certain_finite_and_right(shape):
             assert (mx.argmax(p, axis=1) == mx.arange(20)).all().item()
 
 
-@pytest.mark.parametrize("solver, path", [("euler", "condot"), ("heun", "condot"), ("dopri5", "condot"), ("sde", "condot"),
-                                          ("heun", "cosine")])
+@pytest.mark.parametrize(
+    "solver, path",
+    [("euler", "condot"), ("heun", "condot"), ("dopri5", "condot"), ("sde", "condot"), ("heun", "cosine")],
+)
 def test_the_ode_lands_on_images_as_often_as_they_are_drawn(solver, path):
     oracle = Oracle(POINTS, path_by_name(path), WEIGHTS)
     n = 2000
@@ -76,7 +87,8 @@ def test_the_ode_lands_on_images_as_often_as_they_are_drawn(solver, path):
 
 
 def z_scores(oracle, claimed, t, n=40_000):
-    """How far the residual u_t(pair) - claimed(x_t) is from averaging to zero against functions of x_t, in its errors."""
+    """How far the residual u_t(pair) - claimed(x_t) is from averaging to zero against functions of x_t, in
+    its errors."""
     x0, x1, _ = oracle.draw(mx.random.key(3), n)
     x = oracle.path.sample(x0, x1, t)
     residual = np.array(oracle.path.target(x0, x1, t) - claimed.velocity(x, at(t, x)))
@@ -112,8 +124,15 @@ def test_the_loss_of_the_oracle_is_the_floor(kind, told):
     squares, _ = by_time_bin(mx.square(losses), t, bins)
     mean = np.array(sums / counts)
     error = np.sqrt((np.array(squares / counts) - mean**2) / np.array(counts))
-    claimed = floor(oracle, mx.random.key(6), prediction=kind, bins=bins, count=2000, batch=500,
-                    groups=groups if told else None)
+    claimed = floor(
+        oracle,
+        mx.random.key(6),
+        prediction=kind,
+        bins=bins,
+        count=2000,
+        batch=500,
+        groups=groups if told else None,
+    )
     both = np.hypot(error, np.array(claimed.standard_error))
     assert (np.abs(mean - np.array(claimed.loss)) < 4.5 * both + 1e-6).all()
     assert claimed.loss[1] > 0.01
@@ -125,8 +144,10 @@ def test_no_network_beats_the_floor():
     t, (x0, x1, _) = at(0.4, mx.zeros((n, 1))), oracle.draw(mx.random.key(5), n)
     x = oracle.path.sample(x0, x1, t)
     best = oracle.data(x, t)
-    losses = [flow_matching(out, "data", oracle.path, x0, x1, t).mean().item()
-              for out in (best, best + 0.1 * mx.sin(3 * x), 0.9 * best, mx.zeros_like(x))]
+    losses = [
+        flow_matching(out, "data", oracle.path, x0, x1, t).mean().item()
+        for out in (best, best + 0.1 * mx.sin(3 * x), 0.9 * best, mx.zeros_like(x))
+    ]
     assert losses[0] == min(losses) and losses[1] > losses[0] + 1e-3
 
 
@@ -138,9 +159,13 @@ def test_a_condition_restricts_the_images_and_guidance_takes_it():
     t = at(0.4, x)
     alone = Oracle(POINTS[:2]).velocity(x, t)
     assert mx.allclose(oracle.velocity(x, t, allowed), alone, atol=1e-5).item()
-    assert mx.allclose(classifier_free(oracle.velocity, allowed, everything, 1.0)(x, t), alone, atol=1e-5).item()
+    assert mx.allclose(
+        classifier_free(oracle.velocity, allowed, everything, 1.0)(x, t), alone, atol=1e-5
+    ).item()
     null = oracle.velocity(x, t)
-    assert mx.allclose(classifier_free(oracle.velocity, allowed, everything, 2.0)(x, t), 2 * alone - null, atol=1e-4).item()
+    assert mx.allclose(
+        classifier_free(oracle.velocity, allowed, everything, 2.0)(x, t), 2 * alone - null, atol=1e-4
+    ).item()
 
 
 def test_copies_are_found():
@@ -149,7 +174,9 @@ def test_copies_are_found():
     noise = mx.random.normal(images[:3].shape, key=mx.random.key(2))
     found = oracle.nearest(mx.concatenate([images[5:8] + 0.01 * noise, mx.clip(noise, -1, 1)]))
     assert found.index[:3].tolist() == [5, 6, 7]
-    assert np.allclose(np.array(found.distance[:3]), np.array(mx.sqrt(mx.square(0.01 * noise).mean((1, 2, 3)))), rtol=1e-4)
+    assert np.allclose(
+        np.array(found.distance[:3]), np.array(mx.sqrt(mx.square(0.01 * noise).mean((1, 2, 3)))), rtol=1e-4
+    )
     assert found.ratio[:3].max().item() < 0.05 and found.ratio[3:].min().item() > 0.5
 
 

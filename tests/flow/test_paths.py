@@ -6,7 +6,9 @@ from mlxflow.errors import MlxflowError
 from mlxflow.flow.paths import KINDS, PATHS, CondOT, path_by_name
 from mlxflow.runtime import mx
 
-names = st.sampled_from([(n, {}) for n in PATHS] + [("condot", {"sigma_min": 0.1}), ("ve", {"sigma_max": 5.0})])
+names = st.sampled_from(
+    [(n, {}) for n in PATHS] + [("condot", {"sigma_min": 0.1}), ("ve", {"sigma_max": 5.0})]
+)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 interior = st.floats(0.02, 0.98)
 
@@ -23,7 +25,12 @@ def close(a, b, rtol=1e-7):
 def predictions(path, x0, x1, t):
     """x_t and the four predictions that are true of this pair."""
     s = path.s(mx.array(t, dtype=x1.dtype))
-    return path.sample(x0, x1, t), {"data": x1, "noise": x0, "velocity": path.target(x0, x1, t), "score": -x0 / s}
+    return path.sample(x0, x1, t), {
+        "data": x1,
+        "noise": x0,
+        "velocity": path.target(x0, x1, t),
+        "score": -x0 / s,
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,7 +121,7 @@ def test_a_time_for_each_of_the_batch():
     times = [0.1, 0.5, 0.8]
     together = CondOT().sample(x0, x1, mx.array(times, dtype=mx.float64))
     for i, t in enumerate(times):
-        assert close(together[i], CondOT().sample(x0[i:i + 1], x1[i:i + 1], t)[0], 1e-12)
+        assert close(together[i], CondOT().sample(x0[i : i + 1], x1[i : i + 1], t)[0], 1e-12)
 
 
 def test_bad_input_gets_a_sentence():

@@ -66,7 +66,9 @@ def test_order_of_convergence(name, equation, backwards):
     steps, errors = [32, 64, 128, 256], []
     for n in steps:
         times = grid("uniform", n)
-        errors.append(np.abs(np.array(run(name, velocity, x, times[::-1] if backwards else times).x) - truth).max())
+        errors.append(
+            np.abs(np.array(run(name, velocity, x, times[::-1] if backwards else times).x) - truth).max()
+        )
     assert abs(slope(steps, errors) - ORDERS[name]) < 0.2, errors
 
 
@@ -165,8 +167,13 @@ def test_gaussian_flow_map_is_met(path):
 def test_the_estimate_of_the_data_is_where_the_velocity_points():
     x1 = mx.array([[0.5, -0.25], [0.1, 0.9]])
     path = CondOT()
-    for state in solve("euler", lambda x, t: path.velocity_from_data(x, x1, t), START.astype(mx.float32),
-                       grid("uniform", 10), path):
+    for state in solve(
+        "euler",
+        lambda x, t: path.velocity_from_data(x, x1, t),
+        START.astype(mx.float32),
+        grid("uniform", 10),
+        path,
+    ):
         assert mx.abs(state.x1_estimate - x1).max().item() < 1e-5
     assert mx.abs(state.x - x1).max().item() < 1e-5
 
@@ -186,7 +193,9 @@ def test_euler_at_data_never_evaluates_there_and_lands_on_the_data(name):
 
 def test_without_euler_at_data_the_floor_leaves_noise_in_heun():
     x1, path = mx.array([[0.5, -0.25], [0.1, 0.9]]), CondOT()
-    found = run("heun", lambda x, t: path.velocity_from_data(x, x1, t), START.astype(mx.float32), grid("uniform", 8))
+    found = run(
+        "heun", lambda x, t: path.velocity_from_data(x, x1, t), START.astype(mx.float32), grid("uniform", 8)
+    )
     assert mx.abs(found.x - x1).max().item() > 0.02
 
 
@@ -196,18 +205,23 @@ def test_the_sde_has_the_flows_distribution(path, noise):
     true = Gaussian(path_by_name(path), mean=0.4, std=0.5)
     n = 10_000
     x = mx.random.normal((n, 1), key=mx.random.key(2))
-    found = np.array(run("sde", true.velocity, x, grid("uniform", 100), true.path, key=mx.random.key(3), noise=noise).x)
+    found = np.array(
+        run("sde", true.velocity, x, grid("uniform", 100), true.path, key=mx.random.key(3), noise=noise).x
+    )
     # 100 Euler steps leave a bias of about 0.01; the standard error of mean and spread is 0.005.
     assert abs(found.mean() - 0.4) < 0.03 and abs(found.std() - 0.5) < 0.03
-    # The noise does its work: where a sample ends no longer follows from where it began, as it does for the ODE.
+    # The noise does its work: where a sample ends no longer follows from where it began, as it does for the
+    # ODE.
     assert np.corrcoef(found[:, 0], np.array(x)[:, 0])[0, 1] < (0.9 if noise < 1 else 0.5)
 
 
 def test_the_sde_follows_from_its_key_and_without_noise_is_euler():
     times = grid("uniform", 10)
     euler = run("euler", linear, START, times).x
-    none, first, again, other = (run("sde", linear, START, times, key=mx.random.key(k), noise=noise).x
-                                 for k, noise in ((0, 0.0), (0, 1.0), (0, 1.0), (1, 1.0)))
+    none, first, again, other = (
+        run("sde", linear, START, times, key=mx.random.key(k), noise=noise).x
+        for k, noise in ((0, 0.0), (0, 1.0), (0, 1.0), (1, 1.0))
+    )
     assert mx.array_equal(none, euler).item() and mx.array_equal(first, again).item()
     assert not mx.array_equal(first, other).item()
 
@@ -238,10 +252,14 @@ def test_edm_grid_is_the_papers_noise_levels():
 
 
 def test_bad_input_gets_a_sentence():
-    for message, name, times in (("euler, midpoint, heun, rk4, dopri5, sde", "rk5", [0, 1]),
-                                 ("between 0 and 1", "euler", [0, 1.5]), ("between 0 and 1", "euler", [0, math.nan]),
-                                 ("two or more", "euler", [0]), ("rise or fall", "euler", [0, 0.5, 0.5, 1]),
-                                 ("rise or fall", "heun", [0, 0.6, 0.5])):
+    for message, name, times in (
+        ("euler, midpoint, heun, rk4, dopri5, sde", "rk5", [0, 1]),
+        ("between 0 and 1", "euler", [0, 1.5]),
+        ("between 0 and 1", "euler", [0, math.nan]),
+        ("two or more", "euler", [0]),
+        ("rise or fall", "euler", [0, 0.5, 0.5, 1]),
+        ("rise or fall", "heun", [0, 0.6, 0.5]),
+    ):
         with pytest.raises(MlxflowError, match=message):
             run(name, linear, START, times)
     with pytest.raises(MlxflowError, match="noise to data only"):

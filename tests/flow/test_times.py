@@ -31,8 +31,11 @@ def test_ranks_of_independent_draws_do_not_repeat_each_other():
 
 def quantile(name, u):
     z = NormalDist().inv_cdf(u)
-    return {"uniform": u, "logit_normal": 1 / (1 + math.exp(-(0.5 + 0.8 * z))),
-            "skewed": 1 / (1 + math.exp(-1.2 - 1.2 * NormalDist().inv_cdf(1 - u)))}[name]
+    return {
+        "uniform": u,
+        "logit_normal": 1 / (1 + math.exp(-(0.5 + 0.8 * z))),
+        "skewed": 1 / (1 + math.exp(-1.2 - 1.2 * NormalDist().inv_cdf(1 - u))),
+    }[name]
 
 
 @pytest.mark.parametrize("name", TIMES)
@@ -63,8 +66,10 @@ def test_times_stay_inside_and_follow_from_the_key_alone(name):
 
 
 def test_stratifying_cuts_the_variance_of_a_mean():
-    means = {s: np.var([logit_normal(mx.random.key(k), 32, stratified=s).mean().item() for k in range(100)])
-             for s in (True, False)}
+    means = {
+        s: np.var([logit_normal(mx.random.key(k), 32, stratified=s).mean().item() for k in range(100)])
+        for s in (True, False)
+    }
     assert means[True] < 0.1 * means[False]
 
 
