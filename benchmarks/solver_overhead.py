@@ -113,7 +113,7 @@ def main() -> None:
         mx.eval(found.log_p)
         each = (time.perf_counter() - start) / 2
         print(
-            f"likelihood, {probes} probes: {each * 1000:.0f} ms an evaluation of v and its divergence "
+            f"likelihood, {probes} probe(s): {each * 1000:.0f} ms an evaluation of v and its divergence "
             f"= {each / timed.seconds:.1f} network calls"
         )
 
