@@ -37,13 +37,13 @@ class Model:
     def image_size(self) -> int:
         return self.network.unet.config.image_size
 
-    def velocity(self) -> Callable:
-        """velocity(x, t, condition), compiled, whatever the network predicts."""
-        return velocity_of(self.network, self.config["process"])
+    def velocity(self, compiled: bool = True) -> Callable:
+        """velocity(x, t, condition), whatever the network predicts."""
+        return velocity_of(self.network, self.config["process"], compiled)
 
 
-def velocity_of(network, process: dict) -> Callable:
-    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction, compiled where the back end can."""
+def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
+    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction; compiled where the back end can."""
     from mlxflow.flow.paths import path_by_name
 
     path, prediction, floor = path_by_name(process["path"]), process["prediction"], process["floor"]
@@ -51,7 +51,7 @@ def velocity_of(network, process: dict) -> Callable:
     def velocity(x, t, condition):
         return path.convert(x, network.predict(x, t, condition), t, prediction, "velocity", floor)
 
-    return mx.compile(velocity)
+    return mx.compile(velocity) if compiled else velocity
 
 
 def full_model_config(network, kind: str) -> dict:

@@ -1,10 +1,22 @@
-"""Pictures out of arrays: backgrounds and grids."""
+"""Pictures to files: backgrounds, grids, PNG with what made it, names that never overwrite, whole files only."""
 
+import io
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
+from mlxflow import __version__
+from mlxflow.data.words import plain
 from mlxflow.errors import MlxflowError
 
 GAP = 8
@@ -28,6 +40,12 @@ def on_background(image: Image.Image, background: str | None) -> Image.Image:
     canvas = Image.new("RGBA", image.size, colour(background) + (255,))
     canvas.alpha_composite(image)
     return canvas.convert("RGB")
+
+
+def columns_for(count: int) -> int:
+    """Columns that fill a grid of `count` best, at least as wide as high and at most about twice as wide."""
+    least = next(c for c in range(1, count + 1) if c * c >= count)
+    return min(range(least, min(2 * least, count) + 1), key=lambda c: (-count % c, c))
 
 
 def wrap(text: str, width: int, font, lines: int = 2) -> list[str]:
@@ -71,3 +89,108 @@ def grid(images: np.ndarray, columns: int, captions: Sequence[str] | None = None
             centred = left + (size - font.getlength(text)) / 2
             draw.text((centred, top + size + j * line), text, font=font, fill=CAPTION_COLOUR)
     return on_background(sheet, background)
+
+
+def png_bytes(image: Image.Image, made_by: dict, description: str) -> bytes:
+    """A PNG file whose iTXt chunks (UTF-8) say what made it: Description, Software, and `made_by` as JSON under
+    the keyword mlxflow. No time stamp: the same picture is the same bytes."""
+    chunks = PngInfo()
+    chunks.add_itxt("Description", description)
+    chunks.add_itxt("Software", f"mlxflow {__version__}")
+    chunks.add_itxt("mlxflow", json.dumps({**made_by, "version": __version__}, ensure_ascii=False))
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def slug(prompt: str) -> str:
+    """A file name from a prompt: its letters and digits in any script, joined by dashes; emoji by their name."""
+    words = re.findall(r"\w+", plain(prompt).replace("'", "").replace("_", " "))
+    name = "-".join(words)[:60].strip("-")
+    while len(name.encode()) > 200:
+        name = name[:-1]
+    return name or "picture"
+
+
+class Name(NamedTuple):
+    """A file to write: folder/base.png, or folder/base-number.png."""
+
+    folder: Path
+    base: str
+    number: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / (f"{self.base}.png" if self.number is None else f"{self.base}-{self.number}.png")
+
+    @property
+    def next(self) -> "Name":
+        return self._replace(number=(self.number or 1) + 1)
+
+
+def names(out: str | None, stems: Sequence[str]) -> list[Name]:
+    """Different names for as many pictures as there are stems.
+
+    out: None is the current folder and the stems; a folder (it exists, or ends in a slash) keeps the stems; a file
+    name replaces them. A stem that several pictures share gets numbers from 1.
+    """
+    if out is None or out.endswith(("/", os.sep)) or Path(out).is_dir():
+        folder = Path(out or ".")
+    else:
+        path = Path(out)
+        if path.suffix.lower() not in ("", ".png"):
+            raise MlxflowError(f"Pictures are written as PNG: '{path.name}' should end in .png.")
+        folder, stems = path.parent, [path.stem] * len(stems)
+    counts = Counter(stems)
+    made: dict[Path, Name] = {}
+    for stem in stems:
+        name = Name(folder, stem, 1 if counts[stem] > 1 else None)
+        while name.path in made:
+            name = name.next
+        made[name.path] = name
+    return list(made.values())
+
+
+def open_folder(folder: Path) -> None:
+    """Makes the folder if it is missing; raises MlxflowError when nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MlxflowError(f"Nothing can be written in the folder {folder}: {error.strerror}.") from None
+
+
+def write(name: Name, content: bytes, force: bool = False) -> Path:
+    """Writes the file whole or not at all, and returns its path.
+
+    Without `force` a file that is there is not touched: the next free number is used, as in smiling-cat-2.png.
+    """
+    partial = name.folder / f".{secrets.token_hex(8)}.partial"
+    reserved = None
+    try:
+        with open(partial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if not force:
+            name = reserved = _reserve(name)
+        os.replace(partial, name.path)
+        reserved = None
+    except OSError as error:
+        raise MlxflowError(f"{name.path} could not be written: {error.strerror}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        if reserved:
+            reserved.path.unlink(missing_ok=True)
+    return name.path
+
+
+def _reserve(name: Name) -> Name:
+    """The first free name, taken by an empty file so that no other process gets it too."""
+    while True:
+        try:
+            name.path.open("x").close()
+            return name
+        except FileExistsError:
+            name = name.next

@@ -1,18 +1,41 @@
-"""Noise to pictures: one loop over a solver's states, for the command line, the trainer's sheets and previews.
+"""Words to pictures: one loop over a solver's states, for the command line, Python, previews and evaluation.
 
 The last step goes straight to the data that the velocity points at, and is no shorter than `last`. The velocity
 of a data-predicting network, (x1_hat - x) / (1 - t), has its divisor floored near t = 1: from outside the floored
 stretch one step lands on x1_hat exactly, while steps inside it would leave a part of the noise in the picture
 (EDM, Karras et al. 2022, stops at sigma_min and steps to 0 likewise).
+
+A picture is a function of its prompt, its seed, the settings and the weights: picture i of a prompt has the seed
+`seed + i`, its noise comes from that seed alone, and with `batch=1` (the default) the network never sees two
+pictures at once, so on one machine the bytes are the same whatever else was asked for with it. A larger batch is
+quicker a picture, but matrix products of another shape may round differently: pictures can then differ in a
+pixel's last bit.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from mlxflow import runtime, weights
+from mlxflow.data.images import unpremultiply
+from mlxflow.data.words import WordTable
+from mlxflow.errors import MlxflowError
 from mlxflow.flow import guidance as guide
 from mlxflow.flow import solvers
-from mlxflow.flow.paths import Path
+from mlxflow.flow.paths import Path as FlowPath
+from mlxflow.flow.paths import path_by_name
 from mlxflow.runtime import mx
+
+MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100.0, 2**63 - 1
+MAX_PICTURES = 256
+# Far more than a model reads (24 words); what is longer was pasted by mistake.
+MAX_CHARACTERS = 1000
 
 
 def time_grid(steps: int, last: float) -> list[float]:
@@ -23,19 +46,20 @@ def time_grid(steps: int, last: float) -> list[float]:
 
 
 def states(velocity: Callable, condition: Any, null_condition: Any, noise: mx.array, steps: int = 16,
-           solver: str = "heun", guidance: float = 1.0, *, path: Path = solvers.STRAIGHT,
-           last: float = 0.05) -> Iterator[solvers.State]:
+           solver: str = "heun", guidance: float = 1.0, *, path: FlowPath = solvers.STRAIGHT,
+           last: float = 0.05, **settings) -> Iterator[solvers.State]:
     """A generator of the solver's states from noise `[B, S, S, C]` to pictures, one a step, already evaluated.
 
     velocity(x, t `[B]`, condition) is the model; condition and null_condition are trees of arrays of batch B (or
     1). guidance 1 asks the model once a call and leaves null_condition unused; any other scale asks it with both.
     Each state has `x1_estimate`, the picture that the step was heading for. dopri5 chooses its own steps up to the
-    last. Raises MlxflowError for an unknown solver, steps < 1, guidance < 0 or NaN, or a state that turns NaN.
+    last. `settings` are the solver's own. Raises MlxflowError for an unknown solver, steps < 1, guidance < 0 or
+    NaN, or a state that turns NaN.
     """
     guided = guide.classifier_free(velocity, condition, null_condition, guidance)
     times = time_grid(steps, last)
     state = solvers.State(0.0, path.start(noise), noise, 0)
-    for state in solvers.solve(solver, guided, state.x, times[:-1], path) if steps > 1 else ():
+    for state in solvers.solve(solver, guided, state.x, times[:-1], path, **settings) if steps > 1 else ():
         yield state
     for end in solvers.solve("euler", guided, state.x, times[-2:], path):
         yield end._replace(x=end.x1_estimate, nfe=state.nfe + end.nfe)
@@ -47,3 +71,145 @@ def sample(velocity: Callable, condition: Any, null_condition: Any, noise: mx.ar
     for state in states(velocity, condition, null_condition, noise, steps, solver, guidance, **settings):
         pass
     return state.x
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample; raises MlxflowError for values that make no sense."""
+
+    steps: int = 16
+    solver: str = "heun"
+    guidance: float = 3.0
+    negative: str = ""
+
+    def __post_init__(self):
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise MlxflowError(f"The number of steps must be between 1 and {MAX_STEPS}, not {self.steps}.")
+        if self.solver not in solvers.NAMES:
+            raise MlxflowError(f"There is no solver '{self.solver}': choose one of {', '.join(solvers.NAMES)}.")
+        if not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise MlxflowError(f"The guidance must be between 0 and {MAX_GUIDANCE:g}, not {self.guidance:g}.")
+        if self.negative:
+            check_prompt(self.negative)
+            if self.guidance <= 1:
+                raise MlxflowError("A negative prompt needs guidance above 1: it is what the guidance leads away from.")
+
+
+class Request(NamedTuple):
+    """One picture to make."""
+
+    prompt: str
+    seed: int
+
+
+class Frame(NamedTuple):
+    """After a step: which request the pictures belong to, how far they are, and how they look so far."""
+
+    index: int
+    t: float
+    nfe: int
+    pixels: np.ndarray
+    """uint8 [S, S, 4], straight alpha: the model's estimate of the picture; at t = 1 the picture."""
+
+
+def requests_for(prompts: Sequence[str], n: int, seed: int) -> list[Request]:
+    """n pictures of each prompt in turn, with the seeds seed, seed + 1, ... Raises MlxflowError for bad input."""
+    if not 1 <= n <= MAX_PICTURES:
+        raise MlxflowError(f"The number of pictures of a prompt must be between 1 and {MAX_PICTURES}, not {n}.")
+    if not 0 <= seed <= MAX_SEED - n:
+        raise MlxflowError(f"The seed must be between 0 and {MAX_SEED - MAX_PICTURES}, not {seed}.")
+    for prompt in prompts:
+        check_prompt(prompt)
+    return [Request(prompt, seed + i) for prompt in prompts for i in range(n)]
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises MlxflowError for a prompt that is empty, far too long, or not text."""
+    if not prompt.strip():
+        raise MlxflowError("The prompt is empty: say in a few words what to draw.")
+    if len(prompt) > MAX_CHARACTERS:
+        raise MlxflowError(f"The prompt has {len(prompt):,} characters: use at most {MAX_CHARACTERS:,}, "
+                           "a few words are best.")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise MlxflowError("The prompt is not valid UTF-8 text.") from None
+
+
+class Pipeline:
+    """A model that is ready to draw: its word table, its velocity, and the encoded prompts of before."""
+
+    def __init__(self, model: weights.Model):
+        self.model = model
+        self.words = WordTable.load(model.words_path)
+        self.length = model.network.text.config.length
+        process = model.config["process"]
+        self.path, self.last = path_by_name(process["path"]), process["floor"]
+        # On the CPU every new fused kernel costs a run of g++, some 19 s in all; it would save 0.2 s a picture.
+        self.velocity = model.velocity(compiled=runtime.device() != "cpu")
+        self.null = self._encode("")
+        self.conditions: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, path: str | Path = "emoji") -> "Pipeline":
+        """From a weights folder, a run folder, a .safetensors file, or the name of shipped weights."""
+        return cls(weights.load(path))
+
+    def words_beyond(self, prompt: str) -> bool:
+        """Whether the prompt has more words than the model reads; the rest of them is left out."""
+        return len(self.words.tokens(prompt, self.length + 1)) > self.length
+
+    def encode(self, prompt: str) -> Any:
+        """The prompt's condition, batch 1. Raises MlxflowError for one in which there is no word."""
+        if prompt not in self.conditions:
+            check_prompt(prompt)
+            if not self.words.tokens(prompt, 1):
+                raise MlxflowError(f"There is no English word in the prompt '{prompt[:60]}': "
+                                   "the model knows English words and emoji.")
+            if len(self.conditions) >= 1000:
+                self.conditions.clear()
+            self.conditions[prompt] = self._encode(prompt)
+        return self.conditions[prompt]
+
+    def _encode(self, prompt: str) -> Any:
+        vectors, mask = self.words.encode_batch([prompt], self.length)
+        condition = self.model.network.encode(mx.array(vectors), mx.array(mask))
+        mx.eval(condition)
+        return condition
+
+    def stream(self, requests: Sequence[Request], settings: Settings = Settings(), *,
+               batch: int = 1) -> Iterator[Frame]:
+        """Draws the requests in order, `batch` at a time; yields a Frame of each picture after each step."""
+        negative = self.encode(settings.negative) if settings.negative else self.null
+        size, channels = self.model.image_size, self.model.network.unet.config.channels
+        for request in requests:
+            self.encode(request.prompt)
+        for start in range(0, len(requests), batch):
+            now = requests[start : start + batch]
+            keys = [mx.random.split(mx.random.key(request.seed)) for request in now]
+            noise = mx.concatenate([mx.random.normal((1, size, size, channels), key=key[0]) for key in keys])
+            condition = guide.join(*(self.encode(request.prompt) for request in now))
+            own = {"key": keys[0][1]} if settings.solver == "sde" else {}
+            for state in states(self.velocity, condition, negative, noise, settings.steps, settings.solver,
+                                settings.guidance, path=self.path, last=self.last, **own):
+                pixels = unpremultiply(np.array(state.x1_estimate.astype(mx.float32)))
+                for i, picture in enumerate(pixels):
+                    yield Frame(start + i, state.t, state.nfe, picture)
+
+    def generate(self, prompts: str | Sequence[str], *, n: int = 1, seed: int = 0, batch: int = 1,
+                 **settings) -> list[Image.Image]:
+        """n pictures of each prompt, RGBA; `settings` are the fields of Settings."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        frames = self.stream(requests_for(prompts, n, seed), Settings(**settings), batch=batch)
+        return [Image.fromarray(frame.pixels) for frame in frames if frame.t == 1]
+
+
+def generate(model: weights.Model, prompts: str | Sequence[str], **options) -> list[Image.Image]:
+    """`Pipeline.generate` for one use of a model; keep a Pipeline for several."""
+    return Pipeline(model).generate(prompts, **options)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a weights file, as pictures name the weights that drew them."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
