@@ -4,7 +4,8 @@ Every candidate has a cost, and the cheapest wins:
 
     spelling  weighted edit distance + RARE ln(1 + rank)      optimal string alignment (Damerau-Levenshtein without
                                                               edits inside a transposition), against all words at once
-    ending    ENDING + RARE ln(1 + rank of the stem)          "squirrels", "pizzaish"
+    ending    ENDING + RARE ln(1 + rank of the stem)          "unicorns", "pizzaish"
+    sound     SOUND + RARE ln(1 + rank)                       "elefant"
     compound  per part: PART + RARE ln(1 + rank of the part)  "birthdaycake"
 
 Ranks are row numbers of the table, whose words stand most frequent first. The weights were chosen on synthetic
@@ -20,12 +21,32 @@ import numpy as np
 
 RARE = 0.09
 ENDING = 0.35
-PART = 0.55
+SOUND = 0.4
+PART = 0.6
 ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "er", "ers", "y", "ly", "ish", "like", "less", "ness", "'")
+SOUNDS = (("f", "ph"), ("ph", "f"), ("oo", "u"), ("ee", "ea"), ("ea", "ee"), ("kw", "qu"), ("x", "ks"), ("k", "ck"))
 WIDEST = 18
 # Edit costs in quarters. A letter too many or too few that repeats its neighbour is half a mistake.
-EDIT, DOUBLE, VOWEL, SWAP, MARK, FIRST = 4, 2, 3, 3, 1, 2
-VOWELS = b"aeiouy"
+EDIT, DOUBLE, CLOSE, SWAP, MARK, FIRST = 4, 2, 3, 3, 1, 2
+KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+ALIKE = ("aeiouy", "mn", "cks", "sz", "td", "bpd", "vw", "gj")
+
+
+def _substitution_costs() -> np.ndarray:
+    """uint8 [128, 128]: 0 on the diagonal, CLOSE for keys side by side and letters that sound alike, else EDIT."""
+    costs = np.full((128, 128), EDIT, np.uint8)
+    pairs = [pair for row in KEYBOARD for pair in zip(row, row[1:])]
+    pairs += [pair for group in ALIKE for pair in itertools.combinations(group, 2)]
+    for a, b in pairs:
+        costs[ord(a), ord(b)] = costs[ord(b), ord(a)] = CLOSE
+    np.fill_diagonal(costs, 0)
+    return costs
+
+
+def _letter_set(letters: np.ndarray) -> np.ndarray:
+    """Which letters stand in each word: uint8 [N, W] to bits uint32 [N]."""
+    bits = np.where(letters >= ord("a"), np.uint32(1) << (letters - ord("a")).astype(np.uint32), np.uint32(0))
+    return np.bitwise_or.reduce(bits, axis=1)
 
 
 class Spelling:
@@ -38,6 +59,8 @@ class Spelling:
         self._row = np.array([row for row, _ in sized], np.int64)
         self._size = np.array([len(word) for _, word in sized], np.int64)
         self._letters = np.array([word for _, word in sized], f"S{WIDEST}").view(np.uint8).reshape(-1, WIDEST)
+        self._set = _letter_set(self._letters)
+        self._costs = _substitution_costs()
 
     def resolve(self, word: str) -> tuple[int, ...]:
         """Rows that stand for a word outside the table: mostly one, several for a compound, none if hopeless."""
@@ -50,7 +73,8 @@ class Spelling:
         if stretched is not None:
             return (stretched,)
         word = re.sub(r"(.)\1{2,}", r"\1\1", word)[:40]
-        candidates = [c for c in (self._ending(word), self._nearest(word), self._compound(word)) if c]
+        ways = (self._ending, self._sound, self._nearest, self._compound)
+        candidates = [candidate for way in ways if (candidate := way(word))]
         return min(candidates)[1] if candidates else ()
 
     def _price(self, row: int) -> float:
@@ -71,6 +95,10 @@ class Spelling:
         rows = [self.rows[stem] for stem in stems if stem in self.rows]
         return (ENDING + self._price(min(rows)), (min(rows),)) if rows else None
 
+    def _sound(self, word: str):
+        rows = [self.rows[w] for old, new in SOUNDS if old in word and (w := word.replace(old, new)) in self.rows]
+        return (SOUND + self._price(min(rows)), (min(rows),)) if rows else None
+
     def _compound(self, word: str):
         """Cheapest split into words of at least three letters (two if frequent), by dynamic programming."""
         best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] + [None] * len(word)
@@ -88,37 +116,35 @@ class Spelling:
     def _nearest(self, word: str):
         """The word of least weighted distance, if the distance is small for the length; ties to the frequent."""
         limit = min(2.5, 0.5 + 0.25 * len(word))
-        near = np.abs(self._size - len(word)) <= math.ceil(limit)
-        if not near.any() or len(word) > WIDEST + 2:
+        given = np.frombuffer(word.encode(), np.uint8)
+        # An edit of full cost changes the set of letters by at most two: that rules most of the table out.
+        changed = np.bitwise_count(self._set ^ _letter_set(given[None])[0])
+        near = (np.abs(self._size - len(word)) <= math.ceil(limit)) & (changed <= 2 * limit)
+        if not near.any():
             return None
-        rows, distance = self._row[near], self._distances(word, near) / 4
+        rows, distance = self._row[near], self._distances(given, near) / 4
         cost = np.where(distance <= limit, distance + RARE * np.log1p(rows), np.inf)
         best = int(cost.argmin())
         return (float(cost[best]), (int(rows[best]),)) if np.isfinite(cost[best]) else None
 
-    def _distances(self, word: str, near: np.ndarray) -> np.ndarray:
-        """Weighted distances from `word` to the words chosen by `near`, in quarters of an edit, [M]."""
+    def _distances(self, given: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Weighted distances from the letters `given` to the words chosen by `near`, in quarters of an edit, [M]."""
         size = self._size[near]
         width = int(size.max())
         table = np.ascontiguousarray(self._letters[near, :width].T)  # [width, M]
-        given = np.frombuffer(word.encode(), np.uint8)
-        vowel = np.isin(table, list(VOWELS))
         add = np.full(table.shape, EDIT, np.uint8)  # a letter of the table word that is missing
         add[1:][table[1:] == table[:-1]] = DOUBLE
         add[table == ord("'")] = MARK
         rows = [np.zeros((width + 1, len(size)), np.uint8)]
         rows[0][1:] = np.minimum(np.cumsum(add, axis=0, dtype=np.int64), 200)
         for i, letter in enumerate(given):
-            same = table == letter
-            swap_cost = np.where(same, 0, VOWEL if letter in VOWELS else EDIT).astype(np.uint8)
-            if letter in VOWELS:
-                swap_cost[~same & ~vowel] = EDIT
+            change = self._costs[letter][table]
             if i == 0:
-                swap_cost[0][~same[0]] += FIRST
+                change[0][table[0] != letter] += FIRST
             drop = DOUBLE if i and letter == given[i - 1] else MARK if letter == ord("'") else EDIT
             last, now = rows[-1], np.empty_like(rows[0])
             now[0] = last[0] + drop
-            np.minimum(last[1:] + np.uint8(drop), last[:-1] + swap_cost, out=now[1:])
+            np.minimum(last[1:] + np.uint8(drop), last[:-1] + change, out=now[1:])
             if i:
                 crossed = (table[:-1] == letter) & (table[1:] == given[i - 1])
                 np.minimum(now[2:], np.where(crossed, rows[-2][:-2] + np.uint8(SWAP), 250), out=now[2:])
