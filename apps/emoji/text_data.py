@@ -5,8 +5,9 @@ from mlxflow.data.cldr import load_emoji
 
 
 def training_texts() -> dict[str, list[str]]:
-    """By code points: name, all keywords as one text, single keywords of the base emoji, training prompts, visual
-    description. Emoji without captions (most flags) have name and keywords only. No held-out prompt is among them.
+    """By code points: name, all keywords as one text, training prompts, visual description.
+
+    Emoji without captions (most flags) have name and keywords only. No held-out prompt is among them.
     """
     captions, emoji = load_captions(), load_emoji()
     texts = {}

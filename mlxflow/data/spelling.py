@@ -35,7 +35,7 @@ ALIKE = ("aeiouy", "mn", "cks", "sz", "td", "bpd", "vw", "gj")
 def _substitution_costs() -> np.ndarray:
     """uint8 [128, 128]: 0 on the diagonal, CLOSE for keys side by side and letters that sound alike, else EDIT."""
     costs = np.full((128, 128), EDIT, np.uint8)
-    pairs = [pair for row in KEYBOARD for pair in zip(row, row[1:])]
+    pairs = [pair for row in KEYBOARD for pair in itertools.pairwise(row)]
     pairs += [pair for group in ALIKE for pair in itertools.combinations(group, 2)]
     for a, b in pairs:
         costs[ord(a), ord(b)] = costs[ord(b), ord(a)] = CLOSE

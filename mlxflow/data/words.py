@@ -106,9 +106,12 @@ class WordTable:
         return digest.hexdigest()
 
     def tokens(self, prompt: str, length: int = 24) -> list[int]:
-        """Row numbers of the prompt's first `length` words; empty when nothing in it is a word."""
+        """Row numbers of the prompt's first `length` words; empty when nothing in it is a word.
+
+        Only the first 1,000 characters are read: words that resolve to nothing cost time and fill no place.
+        """
         rows: list[int] = []
-        for word in WORD.findall(plain(prompt)):
+        for word in WORD.findall(plain(prompt[:1000])):
             if len(rows) >= length:
                 break
             rows.extend(self._lookup(word))
