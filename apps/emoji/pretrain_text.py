@@ -4,10 +4,11 @@
     python apps/emoji/pretrain_text.py train teacher.npz
 
 `teacher` (in the environment that build_words.py describes) writes MiniLM's sentence vectors of the training
-texts, of the same texts with some words replaced by near ones, and of the table's words (from build_words.py's
-cache). `train` (MLX, no torch; 700 steps are five minutes of one idle core) minimises over batches
+texts, of the same texts with some words replaced by near ones, and of the table's words (from
+build_words.py's cache). `train` (MLX, no torch; 700 steps are five minutes of one idle core) minimises over
+batches
 
-    InfoNCE(z_a, z_b)                 two texts of one emoji, against the batch's other emoji; z = pooled / |pooled|
+    InfoNCE(z_a, z_b)                 two texts of one emoji, against the batch's other emoji; z = unit pooled
     InfoNCE(P z, teacher) + 1 - cos   texts of all three kinds; P is a linear map that is thrown away
 
 with words dropped and noise on the word vectors. Held-out prompts are never read here.
@@ -27,7 +28,7 @@ NEIGHBOURS, REPLACED, VARIANTS = 12, 0.35, 2
 
 
 def varied_texts(table: WordTable, texts: list[str], rng: np.random.Generator) -> list[str]:
-    """Each text `VARIANTS` times with about a third of its words replaced by one of their nearest in the table."""
+    """Each text `VARIANTS` times, about a third of its words replaced by one of their nearest."""
     used = sorted({row for text in texts for row in table.tokens(text)})
     unit = table.vectors(np.arange(len(table.words)))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -86,9 +87,13 @@ def train(args):
     # Texts that the teacher alone judges: variants and words, of at most eight words.
     own = {text for group in training_texts().values() for text in group}
     singles = np.array([i for i, text in enumerate(teacher_texts) if text not in own and len(rows[i]) == 1])
-    phrases = np.array([i for i, text in enumerate(teacher_texts) if text not in own and 1 < len(rows[i]) <= 8])
-    groups = [[index[text] for text in group if text in index and len(rows[index[text]])]
-              for group in training_texts().values()]
+    phrases = np.array(
+        [i for i, text in enumerate(teacher_texts) if text not in own and 1 < len(rows[i]) <= 8]
+    )
+    groups = [
+        [index[text] for text in group if text in index and len(rows[index[text]])]
+        for group in training_texts().values()
+    ]
     groups = [(np.array(g), np.array([i for i in g if len(rows[i]) <= 8])) for g in groups]
     groups = [(every, short) for every, short in groups if len(every) > 1 and len(short)]
 
@@ -104,8 +109,10 @@ def train(args):
     def nce(a, b, heat):
         scores = (a @ b.T) * heat
         labels = mx.arange(len(a))
-        return 0.5 * (nn.losses.cross_entropy(scores, labels, reduction="mean")
-                      + nn.losses.cross_entropy(scores.T, labels, reduction="mean"))
+        return 0.5 * (
+            nn.losses.cross_entropy(scores, labels, reduction="mean")
+            + nn.losses.cross_entropy(scores.T, labels, reduction="mean")
+        )
 
     def loss(model, batches, targets):
         z = [unit(model.text(v, m).pooled) for v, m in batches]
@@ -116,8 +123,10 @@ def train(args):
 
     mx.random.seed(0)
     model = Student()
-    schedule = optim.join_schedules([optim.linear_schedule(1e-5, args.rate, 50),
-                                     optim.cosine_decay(args.rate, args.steps - 50, 1e-5)], [50])
+    schedule = optim.join_schedules(
+        [optim.linear_schedule(1e-5, args.rate, 50), optim.cosine_decay(args.rate, args.steps - 50, 1e-5)],
+        [50],
+    )
     optimizer = optim.AdamW(schedule, betas=[0.9, 0.98], weight_decay=0.02)
     mx.eval(model.parameters())
     optimizer.init(model.trainable_parameters())
@@ -150,12 +159,16 @@ def train(args):
         mean = value.item() if mean is None else 0.98 * mean + 0.02 * value.item()
         if n % 50 == 0 or n == args.steps - 1:
             print(f"step {n} loss {mean:.3f} {time.time() - start:.0f} s", flush=True)
-            weights = {name: value.astype(mx.float16) for name, value in tree_flatten(model.text.parameters())}
+            weights = {
+                name: value.astype(mx.float16) for name, value in tree_flatten(model.text.parameters())
+            }
             mx.save_safetensors(str(args.output), weights, {"words_sha256": table.sha256})
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     parser.add_argument("--words", type=Path, default=weights_dir() / "emoji/words.safetensors")
     one = commands.add_parser("teacher")

@@ -2,11 +2,11 @@
 
     python apps/emoji/text_eval.py [text-init.safetensors] [--minilm]
 
-`--minilm` measures MiniLM itself instead, as the yardstick (in the environment that build_words.py describes).
+`--minilm` measures MiniLM itself instead (in the environment that build_words.py describes).
 
 Each of the emoji with captions is the sum of its training texts' unit vectors ("centre") or its nearest text
-("nearest"). R@1 and R@5 count how often the right emoji comes first or among the first five; also by group, for
-prompts with one typo a prompt, and for a static mean of the word vectors. Then the spelling look-up on
+("nearest"). R@1 and R@5 count how often the right emoji comes first or among the first five; also by group,
+for prompts with one typo a prompt, and for a static mean of the word vectors. Then the spelling look-up on
 `misspelled.txt` (mistake, what it should be) and on synthetic typos of the caption words.
 """
 
@@ -26,7 +26,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def typo(word: str, rng: np.random.Generator) -> str:
-    """One slip: a letter dropped, doubled, replaced, put in, or swapped with the next; the first letter stays."""
+    """One slip: a letter dropped, doubled, replaced, put in or swapped with the next; never the first."""
     if len(word) < 4:
         return word
     i, letter = int(rng.integers(1, len(word))), LETTERS[rng.integers(26)]
@@ -55,9 +55,12 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def ranks(queries: np.ndarray, texts: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Rank of emoji i for query i, from unit vectors [N, D] and [T, D]; texts of emoji i begin at starts[i]."""
+    """Rank of emoji i for query i, from unit vectors [N, D] and [T, D]; its texts begin at starts[i]."""
     centres = unit(np.add.reduceat(texts, starts, axis=0))
-    scores = {"centre": queries @ centres.T, "nearest": np.maximum.reduceat(queries @ texts.T, starts, axis=1)}
+    scores = {
+        "centre": queries @ centres.T,
+        "nearest": np.maximum.reduceat(queries @ texts.T, starts, axis=1),
+    }
     return {name: (s > np.diag(s)[:, None]).sum(axis=1) for name, s in scores.items()}
 
 
@@ -85,8 +88,9 @@ def encoder(weights: Path, table: WordTable):
     model = TextEncoder(TextConfig(word_dim=table.dim))
     arrays = mx.load(str(weights)).items()
     inside = "text." if any(name.startswith("text.") for name, _ in arrays) else ""
-    model.load_weights([(name[len(inside) :], value.astype(mx.float32)) for name, value in arrays
-                        if name.startswith(inside)])
+    model.load_weights(
+        [(name[len(inside) :], value.astype(mx.float32)) for name, value in arrays if name.startswith(inside)]
+    )
 
     def encode(prompts):
         parts = []
@@ -109,9 +113,11 @@ def minilm():
 
 
 def spelling(table: WordTable, mistakes: Path) -> dict[str, float]:
-    """Share of the hand-written mistakes and of synthetic typos of the caption words that are resolved exactly."""
+    """Share of hand-written mistakes, and of synthetic typos of caption words, resolved exactly."""
     lines = [line.split(" ", 1) for line in mistakes.read_text(encoding="utf-8").splitlines()]
-    hand = np.mean([[table.words[row] for row in table.tokens(wrong)] == right.split() for wrong, right in lines])
+    hand = np.mean(
+        [[table.words[row] for row in table.tokens(wrong)] == right.split() for wrong, right in lines]
+    )
     rng, right, tried = np.random.default_rng(0), 0, 0
     words = [word for word in table.words[:6000] if word.isalpha() and word.isascii() and len(word) > 4]
     for word in rng.choice(words, 1000, replace=False):
@@ -123,9 +129,16 @@ def spelling(table: WordTable, mistakes: Path) -> dict[str, float]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="?", default=weights_dir() / "emoji/text-init.safetensors",
-                        help="the text encoder alone, or a whole model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "weights",
+        type=Path,
+        nargs="?",
+        default=weights_dir() / "emoji/text-init.safetensors",
+        help="the text encoder alone, or a whole model",
+    )
     parser.add_argument("--words", type=Path, default=weights_dir() / "emoji/words.safetensors")
     parser.add_argument("--minilm", action="store_true", help="measure MiniLM instead of the encoder")
     args = parser.parse_args()
@@ -143,14 +156,18 @@ def main():
 
     counts = Counter(row for text in flat for row in set(table.tokens(text)))
     report = {"emoji": len(codes), "spelling": spelling(table, Path(__file__).parent / "misspelled.txt")}
-    ways = {"mean of words": lambda p: mean_of_words(table, p, counts, len(flat)),
-            "MiniLM" if args.minilm else "encoder": minilm() if args.minilm else encoder(args.weights, table)}
+    ways = {
+        "mean of words": lambda p: mean_of_words(table, p, counts, len(flat)),
+        "MiniLM" if args.minilm else "encoder": minilm() if args.minilm else encoder(args.weights, table),
+    }
     for name, encode in ways.items():
         known = encode(flat)
         found = ranks(encode(prompts), known, starts)
         report[name] = {way: recall(rank) for way, rank in found.items()}
         report[name]["one typo"] = recall(ranks(encode(slipped), known, starts)["centre"])
-        report[name]["by group"] = {g: recall(found["centre"][group == g]) for g in dict.fromkeys(group.tolist())}
+        report[name]["by group"] = {
+            g: recall(found["centre"][group == g]) for g in dict.fromkeys(group.tolist())
+        }
     print(json.dumps(report, indent=1))
 
 

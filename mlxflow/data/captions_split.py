@@ -1,10 +1,10 @@
 """The captions of the embedded emoji, and which one of the four everyday prompts of each row is held out.
 
 The order in which a row's prompts are tried is a function of its code points alone (SHA-256 of
-"codepoints/index"). The first one that no training text of *any* row equals is held out. Many everyday prompts
-are also the Unicode name or a keyword of some emoji ("lipstick", "soccer ball") and some stand in two rows:
-those are never held out, so that the measure asks only for wording that training has not seen. The names and
-keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
+"codepoints/index"). The first one that no training text of *any* row equals is held out. Many everyday
+prompts are also the Unicode name or a keyword of some emoji ("lipstick", "soccer ball") and some stand in two
+rows: those are never held out, so that the measure asks only for wording that training has not seen. The
+names and keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def normalize(text: str) -> str:
 
 @cache
 def load_captions() -> dict[str, Caption]:
-    """All captions by code points (e.g. "1F600"), in the order of the file. The result is shared: do not change it.
+    """All captions by code points (e.g. "1F600"), in the file's order. Shared: do not change it.
 
     Raises ValueError when every prompt of a row is also another text.
     """

@@ -2,14 +2,14 @@
 
 Every candidate has a cost, and the cheapest wins:
 
-    spelling  weighted edit distance + RARE ln(1 + rank)      optimal string alignment (Damerau-Levenshtein without
-                                                              edits inside a transposition), against all words at once
+    spelling  weighted edit distance + RARE ln(1 + rank)      optimal string alignment: Damerau-Levenshtein
+                                                              without edits inside a transposition
     ending    ENDING + RARE ln(1 + rank of the stem)          "unicorns", "pizzaish"
     sound     SOUND + RARE ln(1 + rank)                       "elefant"
     compound  per part: PART + RARE ln(1 + rank of the part)  "birthdaycake"
 
-Ranks are row numbers of the table, whose words stand most frequent first. The weights were chosen on synthetic
-typos and checked on hand-written ones (apps/emoji/text_eval.py).
+Ranks are row numbers of the table, whose words stand most frequent first. The weights were set by
+hand and are measured on synthetic and on hand-written mistakes by apps/emoji/text_eval.py.
 """
 
 import itertools
@@ -24,7 +24,16 @@ ENDING = 0.35
 SOUND = 0.4
 PART = 0.6
 ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "er", "ers", "y", "ly", "ish", "like", "less", "ness", "'")
-SOUNDS = (("f", "ph"), ("ph", "f"), ("oo", "u"), ("ee", "ea"), ("ea", "ee"), ("kw", "qu"), ("x", "ks"), ("k", "ck"))
+SOUNDS = (
+    ("f", "ph"),
+    ("ph", "f"),
+    ("oo", "u"),
+    ("ee", "ea"),
+    ("ea", "ee"),
+    ("kw", "qu"),
+    ("x", "ks"),
+    ("k", "ck"),
+)
 WIDEST = 18
 # Edit costs in quarters. A letter too many or too few that repeats its neighbour is half a mistake.
 EDIT, DOUBLE, CLOSE, SWAP, MARK, FIRST = 4, 2, 3, 3, 1, 2
@@ -33,7 +42,7 @@ ALIKE = ("aeiouy", "mn", "cks", "sz", "td", "bpd", "vw", "gj")
 
 
 def _substitution_costs() -> np.ndarray:
-    """uint8 [128, 128]: 0 on the diagonal, CLOSE for keys side by side and letters that sound alike, else EDIT."""
+    """uint8 [128, 128]: 0 on the diagonal, CLOSE for near keys and letters that sound alike, else EDIT."""
     costs = np.full((128, 128), EDIT, np.uint8)
     pairs = [pair for row in KEYBOARD for pair in itertools.pairwise(row)]
     pairs += [pair for group in ALIKE for pair in itertools.combinations(group, 2)]
@@ -54,7 +63,9 @@ class Spelling:
 
     def __init__(self, words: list[str], rows: dict[str, int]):
         self.rows = rows
-        sized = [(row, word.encode()) for row, word in enumerate(words) if word.isascii() and word[0].isalpha()]
+        sized = [
+            (row, word.encode()) for row, word in enumerate(words) if word.isascii() and word[0].isalpha()
+        ]
         sized = [(row, word) for row, word in sized if 2 < len(word) <= WIDEST]
         self._row = np.array([row for row, _ in sized], np.int64)
         self._size = np.array([len(word) for _, word in sized], np.int64)
@@ -63,7 +74,7 @@ class Spelling:
         self._costs = _substitution_costs()
 
     def resolve(self, word: str) -> tuple[int, ...]:
-        """Rows that stand for a word outside the table: mostly one, several for a compound, none if hopeless."""
+        """Rows that stand for a word outside the table: one, several for a compound, none if hopeless."""
         if word.isdigit() or not word[0].isalpha():
             return tuple(self.rows[sign] for sign in word if sign in self.rows)
         word = "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
@@ -96,7 +107,9 @@ class Spelling:
         return (ENDING + self._price(min(rows)), (min(rows),)) if rows else None
 
     def _sound(self, word: str):
-        rows = [self.rows[w] for old, new in SOUNDS if old in word and (w := word.replace(old, new)) in self.rows]
+        rows = [
+            self.rows[w] for old, new in SOUNDS if old in word and (w := word.replace(old, new)) in self.rows
+        ]
         return (SOUND + self._price(min(rows)), (min(rows),)) if rows else None
 
     def _compound(self, word: str):
@@ -114,7 +127,7 @@ class Spelling:
         return best[-1]
 
     def _nearest(self, word: str):
-        """The word of least weighted distance, if the distance is small for the length; ties to the frequent."""
+        """The word of least distance, if that is small for the length; ties to the frequent."""
         limit = min(2.5, 0.5 + 0.25 * len(word))
         given = np.frombuffer(word.encode(), np.uint8)
         # An edit of full cost changes the set of letters by at most two: that rules most of the table out.
@@ -128,7 +141,7 @@ class Spelling:
         return (float(cost[best]), (int(rows[best]),)) if np.isfinite(cost[best]) else None
 
     def _distances(self, given: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Weighted distances from the letters `given` to the words chosen by `near`, in quarters of an edit, [M]."""
+        """Weighted distances from the letters `given` to the words of `near`, in quarters of an edit, [M]."""
         size = self._size[near]
         width = int(size.max())
         table = np.ascontiguousarray(self._letters[near, :width].T)  # [width, M]

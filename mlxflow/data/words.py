@@ -1,12 +1,13 @@
 """Prompts to word vectors: a tokenizer, a table of 35,000 English words, and a look-up for misspelt ones.
 
-The table (`words.safetensors`, made by apps/emoji/build_words.py) holds words, most frequent first, and one int8
-vector a word with a scale a row. A word that is not in it goes to table words by spelling (see `spelling.py`), so
-every prompt becomes a list of row numbers and nothing else. NumPy only.
+The table (`words.safetensors`, made by apps/emoji/build_words.py) holds words, most frequent first, and one
+int8 vector a word with a scale a row. A word that is not in it goes to table words by spelling (see
+`spelling.py`), so every prompt becomes a list of row numbers and nothing else. NumPy only.
 
-Tokens: Unicode NFKC, lower case, words split at everything that is no letter, digit or inner apostrophe. Emoji
-become their CLDR name, text smileys a word. `& + = % $ @ *` are always words; `! ? #` only where they stand
-alone (`#` also before a digit), since "cake!" means cake. Words of a script the table does not know are left out.
+Tokens: Unicode NFKC, lower case, words split at everything that is no letter, digit or inner apostrophe.
+Emoji become their CLDR name, text smileys a word. `& + = % $ @ *` are always words; `! ? #` only where they
+stand alone (`#` also before a digit), since "cake!" means cake. Words of a script the table does not know are
+left out.
 """
 
 import hashlib
@@ -21,10 +22,29 @@ import numpy as np
 from mlxflow.errors import MlxflowError
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|(?<!\S)[!?#]+(?!\S)|#(?=\d)|[&+=%$€£¥@*°]")
-SMILEYS = {":)": "smile", ":-)": "smile", ":d": "grinning", ":-d": "grinning", ";)": "wink", ";-)": "wink",
-           ":(": "sad", ":-(": "sad", ":'(": "crying", "<3": "heart", "</3": "broken heart", ":p": "tongue",
-           ":-p": "tongue", ":o": "surprised", ":-o": "surprised", ":*": "kiss", "^^": "happy", "^_^": "happy",
-           "-_-": "annoyed", ":|": "neutral", ":/": "confused"}
+SMILEYS = {
+    ":)": "smile",
+    ":-)": "smile",
+    ":d": "grinning",
+    ":-d": "grinning",
+    ";)": "wink",
+    ";-)": "wink",
+    ":(": "sad",
+    ":-(": "sad",
+    ":'(": "crying",
+    "<3": "heart",
+    "</3": "broken heart",
+    ":p": "tongue",
+    ":-p": "tongue",
+    ":o": "surprised",
+    ":-o": "surprised",
+    ":*": "kiss",
+    "^^": "happy",
+    "^_^": "happy",
+    "-_-": "annoyed",
+    ":|": "neutral",
+    ":/": "confused",
+}
 SMILEY = re.compile("|".join(rf"(?<!\S){re.escape(s)}(?!\S)" for s in sorted(SMILEYS, key=len, reverse=True)))
 
 
@@ -44,7 +64,7 @@ def _emoji_names() -> dict[str, str]:
 
 
 def _name_emoji(prompt: str) -> str:
-    """Each longest run of characters that is an emoji becomes its CLDR name (ASCII digits and signs excepted)."""
+    """Each longest run of characters that is an emoji becomes its CLDR name (ASCII ones stay)."""
     names, parts, i = _emoji_names(), [], 0
     text = prompt.replace("\ufe0f", "")
     while i < len(text):
@@ -67,8 +87,12 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     header = json.loads(data[8 : 8 + size])
     header.pop("__metadata__", None)
     body = memoryview(data)[8 + size :]
-    return {name: np.frombuffer(body[slice(*entry["data_offsets"])], kinds[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in header.items()}
+    return {
+        name: np.frombuffer(body[slice(*entry["data_offsets"])], kinds[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+        for name, entry in header.items()
+    }
 
 
 class WordTable:
@@ -93,13 +117,15 @@ class WordTable:
                 raise ValueError("lengths differ")
             return cls(words, tensors["vectors"], tensors["scale"], path)
         except FileNotFoundError:
-            raise MlxflowError(f"{path} is missing: copy the words.safetensors that belongs to the weights there.")
+            raise MlxflowError(
+                f"{path} is missing: copy the words.safetensors that belongs to the weights there."
+            )
         except (KeyError, ValueError, TypeError) as error:
             raise MlxflowError(f"{path} is not a word table ({error}): copy it again from the weights.")
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal digest of the vectors, scales and words, so that weights can name the table they need."""
+        """Hexadecimal digest of words, vectors and scales: weights name the table they need by it."""
         digest = hashlib.sha256("\n".join(self.words).encode())
         digest.update(np.ascontiguousarray(self._vectors).tobytes())
         digest.update(np.ascontiguousarray(self._scale).tobytes())
@@ -137,7 +163,7 @@ class WordTable:
         return self.vectors(batch), batch >= 0
 
     def encode(self, prompt: str, length: int = 24) -> tuple[np.ndarray, np.ndarray]:
-        """One prompt to vectors float32 [length, E] and mask bool [length], all False when no word is left."""
+        """One prompt to vectors float32 [length, E] and mask bool [length], all False without a word."""
         vectors, mask = self.encode_batch([prompt], length)
         return vectors[0], mask[0]
 

@@ -5,8 +5,8 @@
     h = h + MLP(RMSNorm(h))
     tokens = RMSNorm(h)               pooled = P mean(tokens over the words of the mask)
 
-A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens and a zero pooled vector: the
-network that reads the condition puts its own learned null in their place.
+A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens and a zero pooled vector:
+the network that reads the condition puts its own learned null in their place.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, silu, split_head
 
 
 class Condition(NamedTuple):
-    """What a network is told about the prompt: tokens [B, L, D] float32, mask [B, L] bool, pooled [B, D] float32."""
+    """What a network is told of a prompt: tokens [B, L, D] and pooled [B, D] float32, mask [B, L] bool."""
 
     tokens: mx.array
     mask: mx.array
@@ -29,7 +29,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text encoder; `word_dim` must equal the `dim` of the word table, `length` is words a prompt."""
+    """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words."""
 
     word_dim: int = 128
     width: int = 192
@@ -78,7 +78,7 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Word vectors [B, L, word_dim] float32 and mask [B, L] bool to a `Condition` of width D; L <= config.length."""
+    """Word vectors [B, L, word_dim] and mask [B, L] to a `Condition` of width D; L <= config.length."""
 
     def __init__(self, config: TextConfig):
         super().__init__()

@@ -20,41 +20,62 @@ def words(table, prompt, length=24):
     return [table.words[row] for row in table.tokens(prompt, length)]
 
 
-@pytest.mark.parametrize("prompt, expected", [
-    ("Red HEART", "red heart"),
-    ("ｆｕｌｌ ｗｉｄｔｈ", "full width"),
-    ("face-with_tears, of: joy.", "face with tears of joy"),
-    ("cake!", "cake"),
-    ("!", "!"),
-    ("#1 fan", "# 1 fan"),
-    ("rock & roll", "rock & roll"),
-    ("Don’t", "don't"),
-    ("the cat’s hat", "the cat hat"),
-    ("i <3 pizza :)", "i heart pizza smile"),
-])
+@pytest.mark.parametrize(
+    "prompt, expected",
+    [
+        ("Red HEART", "red heart"),
+        ("ｆｕｌｌ ｗｉｄｔｈ", "full width"),
+        ("face-with_tears, of: joy.", "face with tears of joy"),
+        ("cake!", "cake"),
+        ("!", "!"),
+        ("#1 fan", "# 1 fan"),
+        ("rock & roll", "rock & roll"),
+        ("Don’t", "don't"),
+        ("the cat’s hat", "the cat hat"),
+        ("i <3 pizza :)", "i heart pizza smile"),
+    ],
+)
 def test_tokens_of_plain_prompts(table, prompt, expected):
     assert words(table, prompt) == expected.split()
 
 
-@pytest.mark.parametrize("prompt, expected", [
-    ("❤️", "red heart"),
-    ("❤", "red heart"),
-    ("a😀b", "a grinning face b"),
-    ("👩‍🚀 on 🌙", "woman astronaut on crescent moon"),
-    ("👍🏿", "thumbs up dark skin tone"),
-    ("7", "7"),
-    ("©", "copyright"),
-])
+@pytest.mark.parametrize(
+    "prompt, expected",
+    [
+        ("❤️", "red heart"),
+        ("❤", "red heart"),
+        ("a😀b", "a grinning face b"),
+        ("👩‍🚀 on 🌙", "woman astronaut on crescent moon"),
+        ("👍🏿", "thumbs up dark skin tone"),
+        ("7", "7"),
+        ("©", "copyright"),
+    ],
+)
 def test_emoji_become_their_names_longest_first(table, prompt, expected):
     assert words(table, prompt) == expected.split()
 
 
-@pytest.mark.parametrize("wrong, right", [
-    ("squirel", "squirrel"), ("avacado", "avocado"), ("yawnnn", "yawn"), ("YAWNNNNNNNNN", "yawn"), ("catt", "cat"),
-    ("happpy", "happy"), ("birthdaycake", "birthday cake"), ("elefant", "elephant"), ("butterlfy", "butterfly"),
-    ("unicorm", "unicorn"), ("resturant", "restaurant"), ("dont", "don't"), ("jalapeño", "jalapeno"),
-    ("cooool", "cool"), ("sleepingcat", "sleeping cat"), ("rasberry", "raspberry"),
-])
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("squirel", "squirrel"),
+        ("avacado", "avocado"),
+        ("yawnnn", "yawn"),
+        ("YAWNNNNNNNNN", "yawn"),
+        ("catt", "cat"),
+        ("happpy", "happy"),
+        ("birthdaycake", "birthday cake"),
+        ("elefant", "elephant"),
+        ("butterlfy", "butterfly"),
+        ("unicorm", "unicorn"),
+        ("resturant", "restaurant"),
+        ("dont", "don't"),
+        ("jalapeño", "jalapeno"),
+        ("cooool", "cool"),
+        ("sleepingcat", "sleeping cat"),
+        ("rasberry", "raspberry"),
+    ],
+)
 def test_misspelt_words_land_on_the_right_ones(table, wrong, right):
     assert words(table, wrong) == right.split()
 
@@ -106,7 +127,11 @@ def test_vectors_have_unit_scale_and_know_meanings(table):
         x, y = table.vectors([table.rows[a], table.rows[b]])
         return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
 
-    for word, near, far in [("kitten", "cat", "car"), ("automobile", "car", "cat"), ("crimson", "red", "green")]:
+    for word, near, far in [
+        ("kitten", "cat", "car"),
+        ("automobile", "car", "cat"),
+        ("crimson", "red", "green"),
+    ]:
         assert close(word, near) > close(word, far) + 0.1
 
 
@@ -121,8 +146,12 @@ def test_a_missing_or_broken_table_is_one_sentence(tmp_path):
     with pytest.raises(MlxflowError, match="missing"):
         WordTable.load(tmp_path / "words.safetensors")
     whole = PATH.read_bytes()
-    for name, content in {"empty": b"", "text": b"not a table at all", "cut": whole[: len(whole) // 2],
-                          "header": (2**40).to_bytes(8, "little") + b"{}"}.items():
+    for name, content in {
+        "empty": b"",
+        "text": b"not a table at all",
+        "cut": whole[: len(whole) // 2],
+        "header": (2**40).to_bytes(8, "little") + b"{}",
+    }.items():
         broken = tmp_path / name
         broken.write_bytes(content)
         with pytest.raises(MlxflowError, match="not a word table"):

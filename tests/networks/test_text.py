@@ -88,7 +88,9 @@ def test_the_default_is_small_and_the_pretrained_weights_fit_it():
     encoder = TextEncoder(TextConfig())
     assert sum(value.size for _, value in tree_flatten(encoder.parameters())) < 950_000
     start = mx.load(str(weights_dir() / "emoji/text-init.safetensors"))
-    assert {n: v.shape for n, v in start.items()} == {n: v.shape for n, v in tree_flatten(encoder.parameters())}
+    assert {n: v.shape for n, v in start.items()} == {
+        n: v.shape for n, v in tree_flatten(encoder.parameters())
+    }
     assert all(mx.isfinite(value).all().item() for value in start.values())
 
 
@@ -99,7 +101,16 @@ def test_pretrained_weights_put_like_prompts_side_by_side():
     start = mx.load(str(weights_dir() / "emoji/text-init.safetensors")).items()
     encoder.update(tree_unflatten([(name, value.astype(mx.float32)) for name, value in start]))
     table = WordTable.load(weights_dir() / "emoji/words.safetensors")
-    prompts = ["kitten face", "cat face", "automobile", "car", "crying face", "sad person with tears", "yawnnn", "yawn"]
+    prompts = [
+        "kitten face",
+        "cat face",
+        "automobile",
+        "car",
+        "crying face",
+        "sad person with tears",
+        "yawnnn",
+        "yawn",
+    ]
     pooled = np.array(encoder(*map(mx.array, table.encode_batch(prompts))).pooled)
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     scores = unit @ unit.T - 2 * np.eye(len(prompts))
