@@ -9,15 +9,15 @@
    people ask for; words of SCOWL's small list that are no plain inflection of one of these (`spelling.py`
    finds those by their ending); then inflections and the rest of the larger list, fewest word pieces first,
    up to --count. No names.
-2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale that makes the mean square 1 (so that distances and angles stay those of
-   MiniLM), int8 with one scale a row.
+2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale
+   that makes the mean square 1 (so that distances and angles stay those of MiniLM), int8 with one scale a row.
 
 --extend TABLE keeps the space of an existing table, so that encoders trained with it stay valid: its words
 keep their numbers, new words come in by the linear map that fits the old ones best. The shipped table is a
 first one (35,000 words with more inflections and without `extra_words.txt`) extended so.
 
 Sources: all-MiniLM-L6-v2 and its vocabulary, Apache-2.0; SCOWL / wamerican, free use with the copyright
-notice of Kevin Atkinson and others; Unicode CLDR, Unicode licence. Repeats to the last bit on one machine;
+notice of Kevin Atkinson and others; Unicode CLDR, Unicode licence. The numbers repeat to the last bit on one machine;
 other BLAS libraries may round single int8 values differently.
 """
 
@@ -37,8 +37,9 @@ from mlxflow.data.words import WORD, WordTable, plain
 METADATA = {
     "sources": "word vectors distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); words from "
     "its vocabulary, from SCOWL (wamerican) and from Unicode CLDR",
-    "notices": "SCOWL: Copyright 2000-2020 Kevin Atkinson and others; use, copying, modification, distribution "
-    "and sale for any purpose without fee, with this notice. CLDR: Copyright Unicode, Inc., Unicode License v3.",
+    "notices": "SCOWL: Copyright 2000-2020 Kevin Atkinson and others; use, copying, modification, "
+    "distribution and sale for any purpose without fee, with this notice. CLDR: Copyright Unicode, Inc., "
+    "Unicode License v3.",
 }
 
 
