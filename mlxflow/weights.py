@@ -64,10 +64,10 @@ def full_model_config(network, kind: str) -> dict:
 def resolve(path: str | Path) -> Path:
     """The safetensors file that `path` means: itself, a weights folder's, a checkpoint's or a run's newest EMA.
 
-    A bare name without a separator is looked up among the shipped weights when no such path exists.
+    A bare name is a shipped model's if there is one: a data folder `emoji/` does not hide the model "emoji".
     """
     path = Path(path)
-    if not path.exists() and len(path.parts) == 1 and (paths.weights_dir() / path).is_dir():
+    if len(path.parts) == 1 and (paths.weights_dir() / path / MODEL).is_file():
         path = paths.weights_dir() / path
     if path.is_file():
         return path
@@ -89,10 +89,10 @@ def read_config(file: Path) -> dict:
             length = struct.unpack("<Q", f.read(8))[0]
             if length > 100_000_000 or length > os.path.getsize(file):
                 raise ValueError
-            header = json.loads(f.read(length))
-    except (struct.error, ValueError, UnicodeDecodeError):
+            metadata = json.loads(f.read(length)).get("__metadata__") or {}
+            text = metadata.get("config")
+    except (struct.error, ValueError, AttributeError):
         raise MlxflowError(f"{file} is not a safetensors file, or was cut off.") from None
-    text = header.get("__metadata__", {}).get("config")
     beside = file.parent / CONFIG
     try:
         config = json.loads(text if text else beside.read_text(encoding="utf-8"))
@@ -102,6 +102,22 @@ def read_config(file: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         raise MlxflowError(f"{file} holds no config, and there is none in {beside}.") from None
     return config
+
+
+def build_from(config: dict, file: Path):
+    """The network of a config that was read from `file`; raises MlxflowError when the config makes no sense."""
+    from mlxflow.flow.paths import KINDS, path_by_name
+    from mlxflow.networks import build
+
+    try:
+        process = config["process"]
+        path_by_name(process["path"])
+        if process["prediction"] not in KINDS or not 0 < process["floor"] < 1:
+            raise ValueError("prediction or floor of the process is wrong")
+        return build(config["model"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise MlxflowError(f"The config of {file} describes no network: {reason}.") from None
 
 
 def read_arrays(file: Path) -> dict[str, mx.array]:
@@ -134,11 +150,9 @@ def load(path: str | Path = "emoji", dtype: mx.Dtype | None = None) -> Model:
 
     path: see `resolve`. dtype: float32 on the CPU, where half precision is slow; the stored type elsewhere.
     """
-    from mlxflow.networks import build
-
     file = resolve(path)
     config = read_config(file)
-    network = build(config["model"])
+    network = build_from(config, file)
     arrays = read_arrays(file)
     check_arrays(arrays, network, file)
     if dtype is None and mx.default_device() == mx.Device(mx.cpu):

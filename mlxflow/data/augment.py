@@ -32,7 +32,7 @@ def scaled(image: np.ndarray, factor: float) -> np.ndarray:
     # "RGBa" is premultiplied, so that hidden colours do not bleed into the edges.
     picture = Image.fromarray(image, "RGBA").convert("RGBa")
     moved = picture.transform((size, size), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
-    return np.asarray(moved.convert("RGBA"))
+    return np.array(moved.convert("RGBA"))
 
 
 def augment(image: np.ndarray, caption: str, generator: np.random.Generator, *, shift: int = 0, scale: float = 0.0,
@@ -48,5 +48,5 @@ def augment(image: np.ndarray, caption: str, generator: np.random.Generator, *, 
     if factor != 1.0:
         image = scaled(image, factor)
     if mirror:
-        image = image[:, ::-1]
+        image = np.ascontiguousarray(image[:, ::-1])
     return shifted(image, int(dx), int(dy)) if dx or dy else image

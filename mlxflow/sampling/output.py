@@ -43,9 +43,9 @@ def on_background(image: Image.Image, background: str | None) -> Image.Image:
 
 
 def columns_for(count: int) -> int:
-    """Columns that fill a grid of `count` best, at least as wide as high and at most about twice as wide."""
+    """Columns that fill a grid of `count` best, at least as wide as high and at most about thrice as wide."""
     least = next(c for c in range(1, count + 1) if c * c >= count)
-    return min(range(least, min(2 * least, count) + 1), key=lambda c: (-count % c, c))
+    return min(range(least, min(3 * least // 2, count) + 1), key=lambda c: (-count % c, c))
 
 
 def wrap(text: str, width: int, font, lines: int = 2) -> list[str]:

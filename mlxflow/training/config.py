@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxflow.errors import MlxflowError
+from mlxflow.flow.paths import path_by_name
+from mlxflow.flow.times import TIMES
 
 
 def option(default: Any, help: str):
@@ -85,6 +87,9 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise MlxflowError(f"{name} must be {' or '.join(allowed)}, not '{getattr(self, name)}'.")
+        if self.times not in TIMES:
+            raise MlxflowError(f"times must be {' or '.join(TIMES)}, not '{self.times}'.")
+        path_by_name(self.path)
         if self.schedule == "cosine" and not self.steps:
             raise MlxflowError("The cosine schedule needs --steps: it falls over the whole run.")
 
@@ -108,6 +113,9 @@ def from_values(values: dict[str, Any], source: str) -> TrainConfig:
             value = float(value)
         if wanted in (int, float, str, dict) and type(value) is not wanted:
             raise MlxflowError(f"{source}: {name} must be of type {wanted.__name__}, not {value!r}.")
+        if name == "prompts" and not (isinstance(value, (list, tuple)) and value
+                                      and all(isinstance(p, str) for p in value)):
+            raise MlxflowError(f"{source}: prompts must be a list of texts, not {value!r}.")
         checked[name] = value
     return TrainConfig(**checked)
 

@@ -79,6 +79,9 @@ def update(weights: Arrays, moments: Arrays, gradients: Arrays, rate: mx.array, 
 
 def clipped(gradients: Arrays, limit: float) -> tuple[Arrays, mx.array]:
     """Gradients scaled so that their joint norm is at most `limit`, and the norm before."""
+    # Gradients may come transposed in memory. Were it left at that, so would the new weights be, and products with
+    # them would round otherwise than with the same weights read back from a checkpoint.
+    gradients = {n: mx.contiguous(g) for n, g in gradients.items()}
     norm = mx.sqrt(sum(mx.sum(mx.square(g)) for g in gradients.values()))
     scale = mx.minimum(limit / (norm + 1e-6), 1.0)
     return {n: g * scale for n, g in gradients.items()}, norm

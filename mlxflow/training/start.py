@@ -66,7 +66,7 @@ def read_run(run: Path) -> dict | None:
     """What the run folder's config.json says, or None when there is no run."""
     try:
         return json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise MlxflowError(f"{run / CONFIG} cannot be read ({error}).") from None

@@ -136,8 +136,9 @@ class Trainer:
             got = parts.get(stem, {})
             if {n: a.shape for n, a in got.items()} != {n: a.shape for n, a in arrays.items()}:
                 raise MlxflowError(f"{checkpoint}/{stem}.safetensors does not belong to this run's configuration.")
-        self.state = State(state["step"], state["images"], state["seconds"], parts["model"], parts["ema"],
-                           parts["optimizer"])
+        # In the order of a fresh run: the gradient norm is a sum over the names, and sums round by their order.
+        ordered = [{n: parts[stem][n] for n in arrays} for stem, arrays in wanted.items()]
+        self.state = State(state["step"], state["images"], state["seconds"], *ordered)
 
     def limit(self) -> int:
         """The step at which `steps` or `epochs` end the run; 0 for none."""
