@@ -10,15 +10,15 @@
    finds those by their ending); then inflections and the rest of the larger list, fewest word pieces first,
    up to --count. No names.
 2. Each word alone through all-MiniLM-L6-v2, centred, first --dim principal components, one common scale
-   that makes the mean square 1 (so that distances and angles stay those of MiniLM), int8 with one scale a row.
+   that makes the mean square 1 (so that distances and angles stay MiniLM's), int8 with one scale a row.
 
 --extend TABLE keeps the space of an existing table, so that encoders trained with it stay valid: its words
 keep their numbers, new words come in by the linear map that fits the old ones best. The shipped table is a
 first one (35,000 words with more inflections and without `extra_words.txt`) extended so.
 
 Sources: all-MiniLM-L6-v2 and its vocabulary, Apache-2.0; SCOWL / wamerican, free use with the copyright
-notice of Kevin Atkinson and others; Unicode CLDR, Unicode licence. The numbers repeat to the last bit on one machine;
-other BLAS libraries may round single int8 values differently.
+notice of Kevin Atkinson and others; Unicode CLDR, Unicode licence. The numbers repeat to the last bit on one
+machine; other BLAS libraries may round single int8 values differently.
 """
 
 import argparse
