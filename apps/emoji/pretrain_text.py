@@ -11,7 +11,8 @@ batches
     InfoNCE(z_a, z_b)                 two texts of one emoji, against the batch's other emoji; z = unit pooled
     InfoNCE(P z, teacher) + 1 - cos   texts of all three kinds; P is a linear map that is thrown away
 
-with words dropped and noise on the word vectors. Held-out prompts are never read here.
+with words dropped and noise on the word vectors. The arrays are named as in a whole model (`text.`), so that
+`mlxflow train --init weights/emoji/text-init.safetensors` starts from them. Held-out prompts are never read here.
 """
 
 import argparse
@@ -160,7 +161,8 @@ def train(args):
         if n % 50 == 0 or n == args.steps - 1:
             print(f"step {n} loss {mean:.3f} {time.time() - start:.0f} s", flush=True)
             weights = {
-                name: value.astype(mx.float16) for name, value in tree_flatten(model.text.parameters())
+                f"text.{name}": value.astype(mx.float16)
+                for name, value in tree_flatten(model.text.parameters())
             }
             mx.save_safetensors(str(args.output), weights, {"words_sha256": table.sha256})
 

@@ -84,10 +84,15 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
         TextConfig(width=190, heads=4)
 
 
+def pretrained():
+    arrays = mx.load(str(weights_dir() / "emoji/text-init.safetensors"))
+    return {name.removeprefix("text."): value.astype(mx.float32) for name, value in arrays.items()}
+
+
 def test_the_default_is_small_and_the_pretrained_weights_fit_it():
     encoder = TextEncoder(TextConfig())
     assert sum(value.size for _, value in tree_flatten(encoder.parameters())) < 950_000
-    start = mx.load(str(weights_dir() / "emoji/text-init.safetensors"))
+    start = pretrained()
     assert {n: v.shape for n, v in start.items()} == {
         n: v.shape for n, v in tree_flatten(encoder.parameters())
     }
@@ -98,8 +103,7 @@ def test_pretrained_weights_put_like_prompts_side_by_side():
     from mlxflow.data.words import WordTable
 
     encoder = TextEncoder(TextConfig())
-    start = mx.load(str(weights_dir() / "emoji/text-init.safetensors")).items()
-    encoder.update(tree_unflatten([(name, value.astype(mx.float32)) for name, value in start]))
+    encoder.update(tree_unflatten(list(pretrained().items())))
     table = WordTable.load(weights_dir() / "emoji/words.safetensors")
     prompts = [
         "kitten face",
