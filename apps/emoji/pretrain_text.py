@@ -12,7 +12,8 @@ batches
     InfoNCE(P z, teacher) + 1 - cos   texts of all three kinds; P is a linear map that is thrown away
 
 with words dropped and noise on the word vectors. The arrays are named as in a whole model (`text.`), so that
-`mlxflow train --init weights/emoji/text-init.safetensors` starts from them. Held-out prompts are never read here.
+`mlxflow train --init weights/emoji/text-init.safetensors` starts from them.
+Held-out prompts are never read here.
 """
 
 import argparse
