@@ -54,11 +54,9 @@ def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
     return mx.compile(velocity) if compiled else velocity
 
 
-def full_model_config(network, kind: str) -> dict:
+def full_model_config(network) -> dict:
     """The model part of a config with every default spelled out."""
-    if kind == "text-unet":
-        return {"kind": kind, "text": asdict(network.text.config), "unet": asdict(network.unet.config)}
-    return {"kind": kind, **asdict(network.config)}
+    return {"kind": "text-unet", "text": asdict(network.text.config), "unet": asdict(network.unet.config)}
 
 
 def resolve(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from mlxflow.flow.times import TIMES
 
 
 def option(default: Any, help: str):
-    """A field with the help text that the command line shows for it."""
+    """A field and what it means."""
     factory = {"default_factory": default} if callable(default) else {"default": default}
     return field(**factory, metadata={"help": help})
 

@@ -27,7 +27,6 @@ class Dataset:
     train_images: np.ndarray
     fixed: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     words: WordTable
-    words_path: Path
     length: int
     size: int
 
@@ -51,7 +50,7 @@ def open_dataset(folder: Path, words_path: Path, *, size: int, length: int) -> D
     groups = groups_of(train)
     chosen = [groups[g][0] for g in np.random.default_rng(0).permutation(len(groups))[:_SEEN]]
     fixed["seen"] = fixed_set([train[i] for i in chosen], images[chosen], words, length)
-    return Dataset(train, images, fixed, words, words_path, length, size)
+    return Dataset(train, images, fixed, words, length, size)
 
 
 def fixed_set(records: list[Record], images: np.ndarray, words: WordTable, length: int):

@@ -7,8 +7,8 @@ from mlxflow.runtime import mx
 import numpy as np  # noqa: E402
 
 from mlxflow.data.images import unpremultiply  # noqa: E402
-from mlxflow.flow.guidance import classifier_free  # noqa: E402
-from mlxflow.flow.solvers import solve, uniform_grid  # noqa: E402
+from mlxflow.flow.paths import path_by_name  # noqa: E402
+from mlxflow.sampling.pipeline import sample  # noqa: E402
 from mlxflow.weights import velocity_of  # noqa: E402
 
 STEPS, GUIDANCE = 16, 3.0
@@ -22,7 +22,6 @@ def sample_sheet(network, process: dict, encode: Callable[[str], tuple[np.ndarra
     condition = network.encode(vectors, mask)
     null = network.encode(vectors, mx.zeros_like(mask))
     noise = np.random.default_rng([0, 8]).standard_normal((len(prompts), size, size, 4), dtype=np.float32)
-    velocity = classifier_free(velocity_of(network, process), condition, null, GUIDANCE)
-    for state in solve("euler", velocity, mx.array(noise), uniform_grid(STEPS)):
-        final = state.x
+    final = sample(velocity_of(network, process), condition, null, mx.array(noise), STEPS, "euler", GUIDANCE,
+                   path=path_by_name(process["path"]), last=process["floor"])
     return unpremultiply(np.clip(np.array(final), -1, 1))

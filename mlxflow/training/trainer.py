@@ -117,7 +117,7 @@ class Trainer:
         self.sampler = build(config.model)
         self.model_config = {
             "format": 1,
-            "model": full_model_config(self.network, config.model["kind"]),
+            "model": full_model_config(self.network),
             "process": {"path": config.path, "prediction": config.prediction, "floor": config.floor},
             "words": data.words.sha256,
         }
