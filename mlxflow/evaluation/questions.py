@@ -1,0 +1,105 @@
+"""What the model is asked to draw, and which real picture is the right answer.
+
+names         each base emoji by its Unicode name
+prompts       the same emoji by the everyday wording that is held out from training (data/captions_split.py)
+combinations  the `holdout` pictures: a skin tone on a person that training has shown in other tones only
+novel         things that do not exist (novel.txt beside this file): no picture is right
+
+Emoji that a font draws alike share a record, whose `also` names the others: each is asked for by its own words, and
+the shared picture is right. Country flags have no everyday wording and are left out. A folder without Unicode's
+code points has names only: each picture by its caption.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxflow.data.captions_split import load_captions
+from mlxflow.data.cldr import load_emoji
+from mlxflow.data.folder import Folder, Record
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, and the record that it should draw; `key` names it for ever, `group` is its kind."""
+
+    key: str
+    prompt: str
+    group: str
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All questions of a folder; `gallery` are the real pictures that names and prompts are compared with."""
+
+    gallery: list[Record]
+    names: list[Question]
+    prompts: list[Question]
+    combinations: list[Question]
+    novel: list[Question]
+
+
+def questions(folder: Folder) -> Asked:
+    """The questions of a data folder; of several styles in it, those of its first picture's."""
+    style = folder.records[0].style
+    records = [record for record in folder.records if record.style == style]
+    owner = {code: record for record in records for code in _codes(record)}
+    captions, table = load_captions(), load_emoji()
+    codes = [code for code in captions if code in owner]
+    if codes:
+        group = {code: owner[code].extra.get("group") or "" for code in codes}
+        gallery = list(dict((owner[code].file_name, owner[code]) for code in codes).values())
+        names = [Question(code, table[code].name if code in table else owner[code].text, group[code], owner[code])
+                 for code in codes]
+        prompts = [Question(code, captions[code].prompt_heldout, group[code], owner[code]) for code in codes]
+    else:
+        gallery = [record for record in records if record.split == "train"]
+        names = [Question(r.file_name, r.text, r.label or "", r) for r in gallery]
+        prompts = []
+    combinations = [Question(r.file_name, r.text, r.extra.get("subgroup") or "", r)
+                    for r in records if r.split == "holdout"]
+    novel = [Question(prompt, prompt, "") for prompt in novel_prompts()]
+    return Asked(gallery, names, prompts, combinations, novel)
+
+
+def novel_prompts() -> list[str]:
+    """The prompts of novel.txt, one a line."""
+    return (Path(__file__).parent / "novel.txt").read_text(encoding="utf-8").splitlines()
+
+
+def variants(folder: Folder, record: Record) -> list[Record]:
+    """All pictures of the record's base, itself among them; only itself if it has none."""
+    same = [r for r in folder.records if r.base == record.base and r.style == record.style]
+    return same if record.base is not None else [record]
+
+
+def limited(asked: Sequence[Question], limit: int | None) -> list[Question]:
+    """At most `limit` questions, chosen by a hash of their keys and spread over the groups by their size.
+
+    A smaller limit asks a part of what a larger one asks, in the order of the whole list.
+    """
+    if limit is None or limit >= len(asked):
+        return list(asked)
+    groups = defaultdict(list)
+    for question in asked:
+        groups[question.group].append(question)
+    order = []
+    for members in groups.values():
+        members.sort(key=_hash)
+        order += [((i + 0.5) / len(members), _hash(question), question.key) for i, question in enumerate(members)]
+    chosen = {key for _, _, key in sorted(order)[:limit]}
+    return [question for question in asked if question.key in chosen]
+
+
+def _hash(question: Question) -> bytes:
+    return hashlib.sha256(f"eval/{question.key}".encode()).digest()
+
+
+def _codes(record: Record) -> list[str]:
+    """The code points that the picture is drawn for."""
+    own = record.extra.get("codepoints")
+    also = record.extra.get("also") or []
+    return [code for code in (own, *also) if isinstance(code, str)]
