@@ -50,6 +50,54 @@ def emoji(
     typer.echo(f"{built.out}\nLook at it: mlxflow data show {built.out}")
 
 
+OutFolder = Annotated[Path, typer.Argument(help="The folder to put the files in.")]
+FromFolder = Annotated[
+    Path | None, typer.Option("--from", help="A folder with local copies, instead of the internet.", show_default=False)
+]
+
+
+@app.command()
+def mnist(out: OutFolder, source: FromFolder = None) -> None:
+    """Get MNIST: 60,000 + 10,000 handwritten digits, checked.
+
+    Example: mlxflow data mnist mnist/
+    """
+    _fetch("MNIST", out, source)
+
+
+@app.command()
+def fashion(out: OutFolder, source: FromFolder = None) -> None:
+    """Get Fashion-MNIST: 60,000 + 10,000 pieces of clothing, checked.
+
+    Debian has it too: apt install dataset-fashion-mnist, then --from /usr/share/datasets/fashion-mnist
+
+    Example: mlxflow data fashion fashion/
+    """
+    _fetch("FASHION", out, source)
+
+
+@app.command()
+def cifar10(out: OutFolder, source: FromFolder = None) -> None:
+    """Get CIFAR-10: 50,000 + 10,000 small photographs, checked.
+
+    Example: mlxflow data cifar10 cifar10/
+    """
+    _fetch("CIFAR10", out, source)
+
+
+def _fetch(name: str, out: Path, source: Path | None) -> None:
+    from mlxflow.data import fetch
+    from mlxflow.data.labelled import open_labelled
+
+    dataset = getattr(fetch, name)
+    with _bar(dataset.title) as progress:
+        fetch.fetch(dataset, out, source, progress)
+    parts = open_labelled(out, 32, 3)
+    names = parts["train"].names
+    typer.echo(f"{len(parts['train']):,} + {len(parts['val']):,} pictures in {len(names)} classes: {', '.join(names)}\n"
+               f"{out}\nTrain on it: mlxflow train --data {out} --config RECIPE")
+
+
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
