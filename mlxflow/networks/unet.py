@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
-from mlxflow.networks.blocks import (CLOSED, RMSNorm, attention, depth_to_space, silu, space_to_depth,
+from mlxflow.networks.blocks import (CLOSED, Conv3x3, RMSNorm, attention, depth_to_space, silu, space_to_depth,
                                      split_heads, timestep_embedding, zero)
 from mlxflow.networks.text import Condition
 from mlxflow.runtime import mx
@@ -56,8 +56,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, embedding: int):
         super().__init__()
         self.modulation = Modulation(width, embedding)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
+        self.conv1 = Conv3x3(width, width)
+        self.conv2 = zero(Conv3x3(width, width))
 
     def __call__(self, x: mx.array, embedding: mx.array) -> mx.array:
         return x + self.conv2(silu(self.conv1(self.modulation(x, embedding))))
