@@ -37,7 +37,7 @@ def read_pickle(path: str | Path) -> dict:
             value = _ArrayUnpickler(f, encoding="bytes").load()
     except FileNotFoundError:
         raise MlxflowError(f"{path}: there is no such file.") from None
-    except Exception as error:  # a damaged pickle raises almost anything
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises almost anything
         raise MlxflowError(f"{path} is no CIFAR batch that can be read safely ({error}).") from None
     if not isinstance(value, dict):
         raise MlxflowError(f"{path} is no CIFAR batch: it holds {type(value).__name__}, not a dictionary.")

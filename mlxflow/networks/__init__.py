@@ -1,6 +1,6 @@
 """Networks by name: a config dictionary, as it is stored beside the weights, becomes a module."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
 # The runtime first: whichever network is imported, the fast BLAS comes before `mlx.nn`.
@@ -25,10 +25,34 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 def build(config: dict[str, Any]):
-    """The module that `config` describes: {"kind": "text-unet", "text": {...}, "unet": {...}}."""
+    """The module that `config` describes: {"kind": "text-unet", "text": {...}, "unet": {...}} or another kind.
+
+    "preset" names a table of sizes of that kind, which the config's other fields override. Every velocity network
+    has `shape` (H, W, C), `encode(*inputs)` -> condition, `dropped(inputs, keep)` -> inputs with nulls,
+    `predict(x, t, condition)`, and is itself called with (x, t, *inputs).
+    """
+    values = {k: v for k, v in config.items() if k not in ("kind", "preset")}
     kind = config.get("kind")
     if kind == "text-unet":
-        from mlxflow.networks.text_unet import TextUNet, TextUNetConfig
+        from mlxflow.networks.text_unet import TextUNet as Network, TextUNetConfig as Config
+        presets = {}
+    elif kind == "unet":
+        from mlxflow.networks.label_unet import LabelUNet as Network, LabelUNetConfig as Config
+        presets = {}
+    elif kind == "dit":
+        from mlxflow.networks.dit import DiT as Network, DiTConfig as Config, PRESETS as presets
+    elif kind == "mamba":
+        from mlxflow.networks.mamba import Mamba as Network, MambaConfig as Config, PRESETS as presets
+    else:
+        raise MlxflowError(f"There is no network '{kind}' in this version of mlxflow.")
+    if "preset" in config:
+        if config["preset"] not in presets:
+            names = ", ".join(presets) or "none"
+            raise MlxflowError(f"There is no preset '{config['preset']}' of {kind}: there are {names}.")
+        values = presets[config["preset"]] | values
+    return Network(from_dict(Config, values))
 
-        return TextUNet(from_dict(TextUNetConfig, {k: v for k, v in config.items() if k != "kind"}))
-    raise MlxflowError(f"There is no network '{kind}' in this version of mlxflow.")
+
+def describe(network) -> dict[str, Any]:
+    """The config of a network with every default spelled out: `build` makes it again."""
+    return {"kind": network.kind, **asdict(network.config)}

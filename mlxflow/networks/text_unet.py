@@ -25,12 +25,25 @@ class TextUNet(nn.Module):
     it and calls `predict` at every step.
     """
 
+    kind = "text-unet"
+
     def __init__(self, config: TextUNetConfig):
         super().__init__()
         if config.text.width != config.unet.text_width:
             raise ValueError(f"text width {config.text.width} is not the U-Net's {config.unet.text_width}")
+        self.config = config
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        unet = self.config.unet
+        return (unet.image_size, unet.image_size, unet.channels)
+
+    def dropped(self, inputs: tuple[mx.array, ...], keep: mx.array) -> tuple[mx.array, ...]:
+        """The inputs (word vectors, mask) without any word wherever keep `[B]` is False."""
+        vectors, mask = inputs
+        return vectors, mask & keep[:, None]
 
     def encode(self, vectors: mx.array, mask: mx.array) -> Condition:
         return self.text(vectors, mask)
