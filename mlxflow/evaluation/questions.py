@@ -1,4 +1,4 @@
-"""What the model is asked to draw, and which real picture is the right answer.
+"""What the model is asked to draw, and which real pictures are right answers.
 
 names         each base emoji by its Unicode name
 prompts       the same emoji by the everyday wording that is held out from training (data/captions_split.py)
@@ -7,12 +7,15 @@ novel         things that do not exist (novel.txt beside this file): no picture 
 
 Emoji that a font draws alike share a record, whose `also` names the others: each is asked for by its own words, and
 the shared picture is right. Country flags have no everyday wording and are left out. A folder without Unicode's
-code points has names only: each picture by its caption.
+code points is asked for its captions, and every picture with the caption is right.
+
+Questions are in an order of their own: spread over the groups by their size, within a group by a hash. The first N
+of it are a fair sample, and a part of the first N + 1.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +26,12 @@ from mlxflow.data.folder import Folder, Record
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and the record that it should draw; `key` names it for ever, `group` is its kind."""
+    """A prompt and the records that are right; `key` names it for ever, `group` is its kind."""
 
     key: str
     prompt: str
-    group: str
-    record: Record | None = None
+    group: str = ""
+    right: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,21 @@ def questions(folder: Folder) -> Asked:
     codes = [code for code in captions if code in owner]
     if codes:
         group = {code: owner[code].extra.get("group") or "" for code in codes}
-        gallery = list(dict((owner[code].file_name, owner[code]) for code in codes).values())
-        names = [Question(code, table[code].name if code in table else owner[code].text, group[code], owner[code])
+        gallery = list({owner[code].file_name: owner[code] for code in codes}.values())
+        names = [Question(code, table[code].name if code in table else owner[code].text, group[code], (owner[code],))
                  for code in codes]
-        prompts = [Question(code, captions[code].prompt_heldout, group[code], owner[code]) for code in codes]
+        prompts = [Question(code, captions[code].prompt_heldout, group[code], (owner[code],)) for code in codes]
     else:
         gallery = [record for record in records if record.split == "train"]
-        names = [Question(r.file_name, r.text, r.label or "", r) for r in gallery]
+        same = defaultdict(list)
+        for record in gallery:
+            same[record.text].append(record)
+        names = [Question(text, text, own[0].label or "", tuple(own)) for text, own in same.items()]
         prompts = []
-    combinations = [Question(r.file_name, r.text, r.extra.get("subgroup") or "", r)
+    combinations = [Question(r.file_name, r.text, r.extra.get("subgroup") or "", (r,))
                     for r in records if r.split == "holdout"]
-    novel = [Question(prompt, prompt, "") for prompt in novel_prompts()]
-    return Asked(gallery, names, prompts, combinations, novel)
+    novel = [Question(prompt, prompt) for prompt in novel_prompts()]
+    return Asked(gallery, ordered(names), ordered(prompts), ordered(combinations), novel)
 
 
 def novel_prompts() -> list[str]:
@@ -71,27 +77,22 @@ def novel_prompts() -> list[str]:
 
 
 def variants(folder: Folder, record: Record) -> list[Record]:
-    """All pictures of the record's base, itself among them; only itself if it has none."""
-    same = [r for r in folder.records if r.base == record.base and r.style == record.style]
-    return same if record.base is not None else [record]
+    """All pictures of the record's base in its style, itself among them; only itself if it has no base."""
+    if record.base is None:
+        return [record]
+    return [other for other in folder.records if (other.base, other.style) == (record.base, record.style)]
 
 
-def limited(asked: Sequence[Question], limit: int | None) -> list[Question]:
-    """At most `limit` questions, chosen by a hash of their keys and spread over the groups by their size.
-
-    A smaller limit asks a part of what a larger one asks, in the order of the whole list.
-    """
-    if limit is None or limit >= len(asked):
-        return list(asked)
+def ordered(asked: Iterable[Question]) -> list[Question]:
+    """The questions so that the first N, for any N, have each group's share of N."""
     groups = defaultdict(list)
     for question in asked:
         groups[question.group].append(question)
-    order = []
+    placed = []
     for members in groups.values():
         members.sort(key=_hash)
-        order += [((i + 0.5) / len(members), _hash(question), question.key) for i, question in enumerate(members)]
-    chosen = {key for _, _, key in sorted(order)[:limit]}
-    return [question for question in asked if question.key in chosen]
+        placed += [((i + 0.5) / len(members), _hash(question), question) for i, question in enumerate(members)]
+    return [question for _, _, question in sorted(placed, key=lambda place: place[:2])]
 
 
 def _hash(question: Question) -> bytes:
@@ -100,6 +101,6 @@ def _hash(question: Question) -> bytes:
 
 def _codes(record: Record) -> list[str]:
     """The code points that the picture is drawn for."""
-    own = record.extra.get("codepoints")
-    also = record.extra.get("also") or []
-    return [code for code in (own, *also) if isinstance(code, str)]
+    also = record.extra.get("also")
+    return [code for code in (record.extra.get("codepoints"), *(also if isinstance(also, list) else []))
+            if isinstance(code, str)]

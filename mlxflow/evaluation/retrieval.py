@@ -5,10 +5,10 @@ off is not a wrong one, the drawn picture q is also moved and scaled, and its be
 
     d(q, r) = min over scales s and shifts (dx, dy) of RMS( cells(q moved by (dx, dy), scaled by s) - cells(r) ),
 
-s in SCALES about the middle, dx and dy -1, 0 or 1 cell (two pixels of 64); what comes in from outside is
+s about the middle and dx, dy in cells (of two pixels, for 64) from VERSIONS; what comes in from outside is
 transparent. Both are exact averages over areas, since a pixel is a square of one colour: a 1-D operator `[32, S]` for
-each axis. The real pictures stay as they are, so every one of them is judged by the same 45 versions.
-`check_measure` (mlxflow/evaluation/check.py) shows what the distance forgives.
+each axis. The real pictures stay as they are, so every one of them is judged by the same 61 versions.
+`mlxflow eval --check-measure` (mlxflow/evaluation/check.py) shows what the distance forgives.
 """
 
 import math
@@ -20,9 +20,9 @@ from mlxflow.errors import MlxflowError
 from mlxflow.runtime import mx
 
 CELLS = 32
-SCALES = (0.9, 0.95, 1.0, 1.05, 1.1)
-SHIFTS = (-1, 0, 1)  # cells
-# Pictures compared at once: 45 versions of each make 12 MB.
+# Scale: shifts along each axis. Half a cell is one pixel of 64; scaled versions make do with whole ones.
+VERSIONS = {1.0: (-1, -0.5, 0, 0.5, 1)} | dict.fromkeys((0.9, 0.95, 1.05, 1.1), (-1, 0, 1))
+# Pictures compared at once: 61 versions of each make 16 MB.
 CHUNK = 16
 
 
@@ -52,8 +52,8 @@ class Gallery:
         self.cells = min(CELLS, self.size)
         cell = self.size / self.cells
         plain = mx.array(operator(self.size, self.cells))
-        self.operators = [mx.array(np.concatenate([operator(self.size, self.cells, scale, shift * cell)
-                                                   for shift in SHIFTS])) for scale in SCALES]
+        self.operators = [mx.array(np.stack([operator(self.size, self.cells, scale, shift * cell) for shift in shifts]))
+                          for scale, shifts in VERSIONS.items()]
         parts = []
         for start in range(0, len(pictures), CHUNK):
             parts.append(_apply(plain, pictures[start : start + CHUNK]).reshape(-1, self.cells**2 * 4))
@@ -68,11 +68,14 @@ class Gallery:
         return self.real.shape[0]
 
     def versions(self, pictures: np.ndarray) -> mx.array:
-        """The moved and scaled versions of pictures `[Q, S, S, 4]`, as cells: float32 `[Q, 45, 32 * 32 * 4]`."""
-        count, n, c = len(pictures), len(SHIFTS), self.cells
-        made = [_apply(op, pictures).reshape(count, n, c, n, c, 4).transpose(0, 1, 3, 2, 4, 5)
-                for op in self.operators]
-        return mx.concatenate([m.reshape(count, n * n, c * c * 4) for m in made], axis=1) - self.mean
+        """The moved and scaled versions of pictures `[Q, S, S, 4]`, as cells less the mean of the real ones:
+        float32 `[Q, 61, 32 * 32 * 4]`."""
+        made = []
+        for op in self.operators:
+            n, c, size = op.shape
+            x = _apply(op.reshape(n * c, size), pictures).reshape(-1, n, c, n, c, 4).transpose(0, 1, 3, 2, 4, 5)
+            made.append(x.reshape(-1, n * n, c * c * 4) - self.mean)
+        return mx.concatenate(made, axis=1)
 
     def distances(self, pictures: np.ndarray) -> np.ndarray:
         """d(q, r) of drawn pictures `[Q, S, S, 4]` (uint8) to each real one: float32 `[Q, N]`, 0 to 1."""
@@ -98,10 +101,17 @@ def _apply(op: mx.array, pictures: np.ndarray) -> mx.array:
     return columns.transpose(0, 1, 3, 2)
 
 
-def ranks(distances: np.ndarray, right: Sequence[int]) -> np.ndarray:
-    """How many wrong pictures are at least as near as the right one: int `[Q]` from distances `[Q, N]`; 0 is found."""
-    own = distances[np.arange(len(distances)), np.asarray(right, int)]
-    return (distances <= own[:, None]).sum(1) - 1
+def ranks(distances: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarray:
+    """How many wrong pictures are at least as near as the nearest right one: int `[Q]`; 0 means found.
+
+    distances `[Q, N]`; right[q] are the numbers of the pictures that are right for q, one or more.
+    """
+    found = []
+    for row, own in zip(distances, right):
+        wrong = np.ones(len(row), bool)
+        wrong[list(own)] = False
+        found.append((row[wrong] <= row[list(own)].min()).sum())
+    return np.array(found, int)
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
