@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlxflow.paths as paths
@@ -30,33 +30,34 @@ class Model:
 
     network: object
     config: dict
-    words_path: Path
+    words_path: Path | None
     source: Path
+    """words_path is None for a model that is told no words."""
 
     @property
     def image_size(self) -> int:
-        return self.network.unet.config.image_size
+        return self.network.shape[0]
 
     def velocity(self, compiled: bool = True) -> Callable:
         """velocity(x, t, condition), whatever the network predicts."""
         return velocity_of(self.network, self.config["process"], compiled)
 
 
-def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
-    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction; compiled where the back end can."""
+def path_of(process: dict):
+    """The probability path of a config's process, with its sigma_min where it has one."""
     from mlxflow.flow.paths import path_by_name
 
-    path, prediction, floor = path_by_name(process["path"]), process["prediction"], process["floor"]
+    return path_by_name(process["path"], **{n: process[n] for n in ("sigma_min",) if n in process})
+
+
+def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
+    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction; compiled where the back end can."""
+    path, prediction, floor = path_of(process), process["prediction"], process["floor"]
 
     def velocity(x, t, condition):
         return path.convert(x, network.predict(x, t, condition), t, prediction, "velocity", floor)
 
     return mx.compile(velocity) if compiled else velocity
-
-
-def full_model_config(network) -> dict:
-    """The model part of a config with every default spelled out."""
-    return {"kind": "text-unet", "text": asdict(network.text.config), "unet": asdict(network.unet.config)}
 
 
 def resolve(path: str | Path) -> Path:
@@ -104,12 +105,12 @@ def read_config(file: Path) -> dict:
 
 def build_from(config: dict, file: Path):
     """The network of a config that was read from `file`; raises MlxflowError when the config makes no sense."""
-    from mlxflow.flow.paths import KINDS, path_by_name
+    from mlxflow.flow.paths import KINDS
     from mlxflow.networks import build
 
     try:
         process = config["process"]
-        path_by_name(process["path"])
+        path_of(process)
         if process["prediction"] not in KINDS or not 0 < process["floor"] < 1:
             raise ValueError("prediction or floor of the process is wrong")
         return build(config["model"])
@@ -160,7 +161,8 @@ def load(path: str | Path = "emoji", dtype: mx.Dtype | None = None) -> Model:
     network.update(tree_unflatten(list(arrays.items())))
     network.eval()
     mx.eval(network.parameters())
-    return Model(network, config, find_words(file, config), file)
+    words = find_words(file, config) if network.kind == "text-unet" else None
+    return Model(network, config, words, file)
 
 
 def find_words(file: Path, config: dict) -> Path:

@@ -28,6 +28,7 @@ class TrainConfig:
     model: dict = option(default_model, "network kind and sizes")
     # process
     path: str = option("condot", "probability path")
+    sigma_min: float = option(0.0, "noise that is left at the data end of the condot path")
     prediction: str = option("data", "what the network predicts: data, velocity or noise")
     floor: float = option(0.05, "least divisor 1 - t when data prediction becomes a velocity")
     weight_cap: float = option(5.0, "cap of the loss weight 1 / (1 - t)^2")
@@ -35,7 +36,7 @@ class TrainConfig:
     times_mean: float = option(0.0, "mean of the logit-normal; above 0 is towards the data")
     times_std: float = option(1.0, "standard deviation of the logit-normal")
     contrast: float = option(0.0, "weight of the contrastive flow-matching term")
-    drop: float = option(0.1, "share of prompts dropped, for guidance")
+    drop: float = option(0.1, "share of prompts or labels dropped, for guidance")
     # data
     batch: int = option(64, "images a step, over all ranks")
     name_share: float = option(0.3, "how often the caption is the name rather than one of the other texts")
@@ -50,6 +51,8 @@ class TrainConfig:
     schedule: str = option("constant", "after warm-up: constant or cosine (to a tenth, over the run's steps)")
     clip: float = option(1.0, "largest gradient norm")
     accumulate: int = option(1, "micro-batches a step")
+    recompute: bool = option(False, "forget the inside of blocks and compute it again for gradients: less memory")
+    precision: str = option("float32", "float32, bfloat16, or auto: bfloat16 on Metal and CUDA, float32 on the CPU")
     ema: float = option(0.9999, "decay of the weights' running average, reached through a warm-up")
     seed: int = option(0, "everything random follows from it")
     # length and reports
@@ -83,13 +86,15 @@ class TrainConfig:
         if not 0 <= self.scale < 0.5:
             raise MlxflowError(f"scale must be at least 0 and below 0.5, not {self.scale}.")
         choices = {"optimizer": ("adamw", "muon"), "schedule": ("constant", "cosine"),
-                   "prediction": ("data", "velocity", "noise")}
+                   "prediction": ("data", "velocity", "noise"), "precision": ("float32", "bfloat16", "auto")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise MlxflowError(f"{name} must be {' or '.join(allowed)}, not '{getattr(self, name)}'.")
         if self.times not in TIMES:
             raise MlxflowError(f"times must be {' or '.join(TIMES)}, not '{self.times}'.")
-        path_by_name(self.path)
+        path_by_name(self.path, **({"sigma_min": self.sigma_min} if self.sigma_min else {}))
+        if not 0 <= self.sigma_min < 1:
+            raise MlxflowError(f"sigma_min must be at least 0 and below 1, not {self.sigma_min}.")
         if self.schedule == "cosine" and not self.steps:
             raise MlxflowError("The cosine schedule needs --steps: it falls over the whole run.")
 
@@ -111,7 +116,7 @@ def from_values(values: dict[str, Any], source: str) -> TrainConfig:
         wanted = known[name].type
         if wanted is float and type(value) is int:
             value = float(value)
-        if wanted in (int, float, str, dict) and type(value) is not wanted:
+        if wanted in (int, float, str, dict, bool) and type(value) is not wanted:
             raise MlxflowError(f"{source}: {name} must be of type {wanted.__name__}, not {value!r}.")
         if name == "prompts" and not (isinstance(value, (list, tuple)) and value
                                       and all(isinstance(p, str) for p in value)):

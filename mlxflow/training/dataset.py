@@ -1,59 +1,146 @@
-"""A data folder in memory, ready to train on: pictures decoded, captions encoded on demand, fixed validation sets."""
+"""What a run learns from: pictures in memory, their conditions' inputs, fixed validation sets, and how to show results.
 
-from dataclasses import dataclass
+`TextDataset` is a data folder with captions, `LabelDataset` pictures with classes or without any. Both give batches
+(pictures, *inputs) whose inputs are what the network of that kind takes (see training/objective.py).
+"""
+
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mlxflow.data.folder import Record, read_folder
-from mlxflow.data.images import load_all, premultiply
-from mlxflow.data.stream import groups_of
+from mlxflow.data.images import load_all, premultiply, unpremultiply
+from mlxflow.data.labelled import Labelled, batches, open_labelled, to_rgba, to_unit
+from mlxflow.data.stream import StreamConfig, groups_of, stream
 from mlxflow.data.words import WordTable
 from mlxflow.errors import MlxflowError
+from mlxflow.training.config import TrainConfig
+from mlxflow.weights import WORDS
 
-# Pictures of the training set whose loss is watched beside `val`.
-_SEEN = 64
+# Pictures of the training set, and of a large validation set, whose loss is watched.
+_SEEN, _VAL = 64, 128
 
 
-@dataclass
-class Dataset:
-    """train_images: uint8 `[N, S, S, 4]`, straight alpha, in the order of `train`.
+class Dataset(Protocol):
+    """shape: one picture's, as the network sees it. groups: draws in a pass over the data.
 
-    fixed: name ("val", "seen") to (images in [-1, 1], word vectors, masks) for the validation loss.
+    fixed: name ("val", "seen") to (pictures, *inputs) for the validation loss. stamp: what the weights' config says of
+    the data. files: what a run folder needs a copy of, by name there.
     """
 
-    train: list[Record]
-    train_images: np.ndarray
-    fixed: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    words: WordTable
-    length: int
-    size: int
+    shape: tuple[int, int, int]
+    groups: int
+    fixed: dict[str, tuple[np.ndarray, ...]]
+    stamp: dict
+    files: dict[str, Path]
 
-    def __post_init__(self):
-        self.groups = len(groups_of(self.train))
-        self.encode = lru_cache(maxsize=50_000)(lambda caption: self.words.encode(caption, self.length))
+    def batches(self, config: TrainConfig, rank: int, size: int, step: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Endless batches (pictures `[b, *shape]` float32, *inputs) of this rank from `step` on."""
 
+    def examples(self, config: TrainConfig) -> tuple[tuple[np.ndarray, ...], list[str] | None, int, int]:
+        """A sample sheet's inputs, captions (or None), number of pictures and columns."""
 
-def open_dataset(folder: Path, words_path: Path, *, size: int, length: int) -> Dataset:
-    """Read and decode a folder. Raises MlxflowError when it has no training pictures."""
-    read = read_folder(folder)
-    train, val = read.split("train"), read.split("val")
-    if not train:
-        raise MlxflowError(f"{folder} has no pictures in its `train` split.")
-    words = WordTable.load(words_path)
-    images = load_all(train, size)
-    fixed = {}
-    if val:
-        fixed["val"] = fixed_set(val, load_all(val, size), words, length)
-    # One of each of the first groups in a fixed shuffle.
-    groups = groups_of(train)
-    chosen = [groups[g][0] for g in np.random.default_rng(0).permutation(len(groups))[:_SEEN]]
-    fixed["seen"] = fixed_set([train[i] for i in chosen], images[chosen], words, length)
-    return Dataset(train, images, fixed, words, length, size)
+    def pictures(self, values: np.ndarray) -> np.ndarray:
+        """What a network made, `[N, *shape]`, as uint8 `[N, S, S, 4]`, straight alpha."""
 
 
-def fixed_set(records: list[Record], images: np.ndarray, words: WordTable, length: int):
-    """Images `[N, S, S, 4]` in [-1, 1] and the encoded names of records."""
-    encoded = [words.encode(record.text, length) for record in records]
-    return premultiply(images), np.stack([v for v, _ in encoded]), np.stack([m for _, m in encoded])
+class TextDataset:
+    """Pictures with captions, whose inputs are word vectors `[B, L, E]` and their mask `[B, L]`."""
+
+    def __init__(self, folder: Path, words_path: Path, *, shape: tuple[int, int, int], length: int):
+        read = read_folder(folder)
+        self.train, val = read.split("train"), read.split("val")
+        if not self.train:
+            raise MlxflowError(f"{folder} has no pictures in its `train` split.")
+        if shape[2] != 4:
+            raise MlxflowError(f"Pictures with captions are RGBA: the model's channels must be 4, not {shape[2]}.")
+        self.words = WordTable.load(words_path)
+        self.shape, self.files = shape, {WORDS: words_path}
+        self.stamp = {"words": self.words.sha256}
+        self.encode = lru_cache(maxsize=50_000)(lambda caption: self.words.encode(caption, length))
+        self.train_images = load_all(self.train, shape[0])
+        self.fixed = {}
+        if val:
+            self.fixed["val"] = self.fixed_set(val, load_all(val, shape[0]))
+        # One of each of the first groups in a fixed shuffle.
+        groups = groups_of(self.train)
+        self.groups = len(groups)
+        chosen = [groups[g][0] for g in np.random.default_rng(0).permutation(len(groups))[:_SEEN]]
+        self.fixed["seen"] = self.fixed_set([self.train[i] for i in chosen], self.train_images[chosen])
+
+    def inputs(self, captions) -> tuple[np.ndarray, np.ndarray]:
+        encoded = [self.encode(caption) for caption in captions]
+        return np.stack([v for v, _ in encoded]), np.stack([m for _, m in encoded])
+
+    def fixed_set(self, records: list[Record], images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Pictures and the inputs of their names."""
+        return premultiply(images), *self.inputs(record.text for record in records)
+
+    def batches(self, config, rank, size, step):
+        settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
+                                rank, size)
+        return stream(self.train, self.train_images, self.encode, settings, step)
+
+    def examples(self, config):
+        count = len(config.prompts)
+        return self.inputs(config.prompts), list(config.prompts), count, min(8, count)
+
+    def pictures(self, values):
+        return unpremultiply(np.clip(values, -1, 1))
+
+
+class LabelDataset:
+    """Pictures with classes, whose input is the label `[B]`; without classes there is none."""
+
+    def __init__(self, parts: dict[str, Labelled], classes: int):
+        self.train = parts["train"]
+        self.conditional = classes > 0
+        self.shape = self.train.images.shape[1:]
+        self.groups = len(self.train)
+        self.files = {}
+        self.stamp = {"classes": list(self.train.names)} if self.conditional else {}
+        self.fixed = {}
+        if len(parts["val"]):
+            self.fixed["val"] = self.fixed_set(spread(parts["val"], _VAL))
+        chosen = np.random.default_rng(0).permutation(len(self.train))[:_SEEN]
+        self.fixed["seen"] = self.fixed_set(self.train.take(chosen))
+
+    def fixed_set(self, data: Labelled) -> tuple[np.ndarray, ...]:
+        return (to_unit(data.images), data.labels) if self.conditional else (to_unit(data.images),)
+
+    def batches(self, config, rank, size, step):
+        made = batches(self.train, config.batch, config.seed, step, shift=config.shift, flip=config.flip, rank=rank,
+                       size=size)
+        return made if self.conditional else ((images,) for images, _ in made)
+
+    def examples(self, config):
+        if not self.conditional:
+            return (), None, 32, 8
+        names = list(self.train.names)[:16]
+        each = max(1, 64 // len(names)) if len(names) > 8 else 8
+        labels = np.repeat(np.arange(len(names), dtype=np.int32), each)
+        return (labels,), [names[i] for i in labels], len(labels), each if each > 1 else 8
+
+    def pictures(self, values):
+        return to_rgba(values)
+
+
+def spread(data: Labelled, limit: int) -> Labelled:
+    """At most `limit` pictures, spread evenly over the data."""
+    return data if len(data) <= limit else data.take(np.linspace(0, len(data) - 1, limit).astype(int))
+
+
+def open_labels(folder: Path, model: dict, shape: tuple[int, int, int]) -> tuple[LabelDataset, int]:
+    """The labelled (or unlabelled) pictures of a folder, and the number of classes that the model gets.
+
+    A model config without `classes` gets those of the folder; 0 trains without them.
+    """
+    parts = open_labelled(folder, shape[0], shape[2])
+    found = len(parts["train"].names)
+    classes = model.get("classes", found)
+    if classes not in (0, found):
+        raise MlxflowError(f"{folder} has {found} classes: set the model's classes to {found}, or to 0 to train without.")
+    return LabelDataset(parts, classes), classes

@@ -9,8 +9,9 @@ from mlxflow.runtime import mx
 
 from mlxflow import paths  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
+from mlxflow.networks import build  # noqa: E402
 from mlxflow.training.config import TrainConfig, from_values, read_recipe  # noqa: E402
-from mlxflow.training.dataset import open_dataset  # noqa: E402
+from mlxflow.training.dataset import Dataset, TextDataset, open_labels  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.state import checkpoints  # noqa: E402
 from mlxflow.training.trainer import Trainer, trim_log  # noqa: E402
@@ -39,15 +40,11 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
         config = from_values(values, source)
         if data is None:
             raise MlxflowError("Say which pictures to train on with --data FOLDER (`mlxflow data emoji emoji/` makes one).")
-    length = config.model.get("text", {}).get("length", 24)
-    size = config.model.get("unet", {}).get("image_size", 64)
-    words = run / WORDS if resume else paths.weights_dir() / "emoji" / WORDS
-    dataset = open_dataset(data, words, size=size, length=length)
-    text = {"word_dim": dataset.words.dim} | config.model.get("text", {})
-    config = config.replace(model=config.model | {"text": text})
+    dataset, model = open_data(config, data, run if resume else None)
+    config = config.replace(model=model)
     trainer = Trainer(config, run, dataset, init=init)
     if first:
-        create(run, stored, config, data, init, words, resume)
+        create(run, stored, config, data, init, dataset.files, resume)
     if resume:
         found = checkpoints(run)
         if found:
@@ -60,6 +57,26 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
     with Progress(f"{run}") as progress:
         trainer.progress = progress
         return trainer.run()
+
+
+def open_data(config: TrainConfig, folder: Path, run: Path | None) -> tuple[Dataset, dict]:
+    """The dataset for the config's kind of model, and the model's config with what the data settle.
+
+    run: the folder of a resumed run, whose copies of the dataset's files are used.
+    """
+    model = config.model
+    try:
+        network = build(model)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise MlxflowError(f"The model's settings describe no network: {error}.") from None
+    if network.kind == "text-unet":
+        words = (run or paths.weights_dir() / "emoji") / WORDS
+        dataset = TextDataset(folder, words, shape=network.shape, length=network.config.text.length)
+        return dataset, model | {"text": {"word_dim": dataset.words.dim} | model.get("text", {})}
+    if config.scale:
+        raise MlxflowError("scale is for pictures with captions: set it to 0 for classes.")
+    dataset, classes = open_labels(folder, model, network.shape)
+    return dataset, model | {"classes": classes}
 
 
 def read_run(run: Path) -> dict | None:
@@ -93,8 +110,8 @@ def _covers(stored: object, value: object) -> bool:
     return (list(stored) if isinstance(stored, tuple) else stored) == (list(value) if isinstance(value, tuple) else value)
 
 
-def create(run: Path, stored: dict | None, config: TrainConfig, data: Path, init: Path | None, words: Path,
-           resume: bool) -> None:
+def create(run: Path, stored: dict | None, config: TrainConfig, data: Path, init: Path | None,
+           files: dict[str, Path], resume: bool) -> None:
     """Make the run folder, or bring the config of a resumed one up to date."""
     try:
         if not resume and stored is not None:
@@ -103,7 +120,8 @@ def create(run: Path, stored: dict | None, config: TrainConfig, data: Path, init
             (run / "log.jsonl").unlink(missing_ok=True)
         run.mkdir(parents=True, exist_ok=True)
         if not resume:
-            shutil.copyfile(words, run / WORDS)
+            for name, source in files.items():
+                shutil.copyfile(source, run / name)
         values = {"train": config.to_dict(), "data": str(data.resolve()),
                   "init": str(init) if init else (stored or {}).get("init") if resume else None}
         partial = run / (CONFIG + ".partial")

@@ -1,8 +1,6 @@
 """The training loop: draws, gradients, update; reports, validation, samples and checkpoints around it.
 
-    t, x0, keep ~ key(seed, step);  x_t = a x1 + s x0;  loss = flow matching of the prediction at (x_t, t, prompt)
-
-Gradients are averaged over micro-batches and ranks between two compiled functions: one for loss and gradients, one
+What is drawn and minimised is the objective's (training/objective.py), what it is learnt from the dataset's. Gradients are averaged over micro-batches and ranks between two compiled functions: one for loss and gradients, one
 for clipping, the optimizer and the average of the weights. Everything random follows from (seed, step), so a
 checkpoint needs no generator's state and a resumed run repeats an uninterrupted one bit for bit.
 """
@@ -12,68 +10,28 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxflow.runtime import mx
 
-import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
-from mlxflow.data.stream import StreamConfig, stream  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
-from mlxflow.flow import times  # noqa: E402
-from mlxflow.flow.losses import by_time_bin, flow_matching  # noqa: E402
-from mlxflow.flow.paths import path_by_name  # noqa: E402
-from mlxflow.networks import build  # noqa: E402
+from mlxflow.networks import build, describe  # noqa: E402
 from mlxflow.training import ema  # noqa: E402
 from mlxflow.training.config import TrainConfig  # noqa: E402
 from mlxflow.training.dataset import Dataset  # noqa: E402
+from mlxflow.training.objective import FlowMatching, Objective  # noqa: E402
 from mlxflow.training.optimizers import clipped, init_moments, learning_rate_at, update  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.state import checkpoints, load_checkpoint, save_checkpoint  # noqa: E402
-from mlxflow.training.validation import BINS, validation_loss  # noqa: E402
-from mlxflow.weights import full_model_config, read_arrays, resolve  # noqa: E402
+from mlxflow.weights import read_arrays, resolve  # noqa: E402
 
 Arrays = dict[str, mx.array]
-_INIT, _SHARED, _OWN = 10, 11, 12
-
-
-def key_for(seed: int, purpose: int, *numbers: int) -> mx.array:
-    """A random key that depends on all of its arguments."""
-    low, high = np.random.SeedSequence([seed, purpose, *numbers]).generate_state(2)
-    return mx.random.key(int(high) << 32 | int(low))
-
-
-def make_draws(config: TrainConfig, rank: int, size: int, batch: int, shape: tuple[int, ...]):
-    """draws(shared key, own key) -> times `[b]`, noise `[b, *shape]`, keep `[b]` bool (False: prompt dropped)."""
-    settings = {"mean": config.times_mean, "std": config.times_std} if config.times != "uniform" else {}
-
-    def draws(shared, own):
-        noise_key, keep_key = mx.random.split(own)
-        t = times.draw(config.times, shared, batch, rank=rank, size=size, **settings)
-        noise = mx.random.normal((batch, *shape), key=noise_key)
-        keep = mx.random.uniform(shape=(batch,), key=keep_key) >= config.drop
-        return t, noise, keep
-
-    return mx.compile(draws)
-
-
-def make_gradients(network: nn.Module, config: TrainConfig):
-    """gradients(weights, x1, x0, t, vectors, mask) -> (mean loss, (bin sums, bin counts)), gradients by name."""
-    path = path_by_name(config.path)
-
-    def loss_of(weights, x1, x0, t, vectors, mask):
-        network.update(tree_unflatten(list(weights.items())))
-        output = network(path.sample(x0, x1, t), t, vectors, mask)
-        losses = flow_matching(output, config.prediction, path, x0, x1, t, cap=config.weight_cap,
-                               contrast=config.contrast)
-        return losses.mean(), by_time_bin(losses, t, BINS)
-
-    return mx.compile(mx.value_and_grad(loss_of))
+_INIT = 10
 
 
 def make_apply(config: TrainConfig):
@@ -110,17 +68,17 @@ class Trainer:
         if config.batch % (self.size * config.accumulate):
             raise MlxflowError(f"batch {config.batch} cannot be shared by {self.size} ranks with "
                                f"{config.accumulate} micro-batches each: choose a multiple of their product.")
-        self.share = config.batch // self.size
         self.progress = progress if self.rank == 0 else None
         mx.random.seed(int(np.random.SeedSequence([config.seed, _INIT]).generate_state(1)[0]))
         self.network = build(config.model)
         self.sampler = build(config.model)
-        self.model_config = {
-            "format": 1,
-            "model": full_model_config(self.network),
-            "process": {"path": config.path, "prediction": config.prediction, "floor": config.floor},
-            "words": data.words.sha256,
-        }
+        if config.recompute:
+            if not hasattr(self.network, "recompute"):
+                raise MlxflowError(f"The network {self.network.kind} cannot recompute its blocks: set recompute to false.")
+            self.network.recompute = True
+        self.objective: Objective = FlowMatching(config, self.network, data, self.rank, self.size)
+        self.model_config = {"format": 1, "model": describe(self.network), "process": self.objective.process,
+                             **data.stamp}
         weights = dict(tree_flatten(self.network.parameters()))
         if init is not None:
             weights |= initial_weights(init, weights)
@@ -150,30 +108,25 @@ class Trainer:
     def run(self) -> Path:
         config, state = self.config, self.state
         limit, started = self.limit(), time.monotonic()
-        shape = (self.data.size, self.data.size, 4)
-        draws = make_draws(config, self.rank, self.size, self.share, shape)
-        gradients = make_gradients(self.network, config)
+        objective = self.objective
+        gradients = mx.compile(mx.value_and_grad(objective.loss))
         apply = make_apply(config)
-        batches = self.batches(state.step)
-        report = Report(state)
+        batches = self.data.batches(config, self.rank, self.size, state.step)
+        report = Report(state, objective)
         if self.rank == 0 and state.step == 0:
             self.sample()
         with self.signals():
             stop = False
             while not stop and not (limit and state.step >= limit):
-                batch = next(batches)
-                t, x0, keep = draws(key_for(config.seed, _SHARED, state.step),
-                                    key_for(config.seed, _OWN, state.step, self.rank))
-                x1, vectors = mx.array(batch.images), mx.array(batch.vectors)
-                mask = mx.array(batch.mask) & keep[:, None]
-                loss, bins, gradient = self.accumulated(gradients, x1, x0, t, vectors, mask)
+                loss, sums, gradient = self.accumulated(gradients, *objective.arrays(next(batches), state.step))
                 late = config.minutes and time.monotonic() - started >= 60 * config.minutes
-                loss, bins, gradient, stop = self.averaged(loss, bins, gradient, bool(self.stopping or late))
+                loss, sums, gradient, stop = self.averaged(loss, sums, gradient, bool(self.stopping or late))
                 rate = learning_rate_at(state.step, config.learning_rate, config.warmup, config.schedule, config.steps)
                 state.weights, state.average, state.moments, norm = apply(
                     state.weights, state.average, state.moments, gradient, mx.array(rate),
                     mx.array(float(state.step + 1)), mx.array(ema.decay_at(config.ema, state.step)))
-                mx.eval(state.weights, state.average, state.moments, loss, norm, bins)
+                state.weights, state.average = objective.settle(state.weights, state.average, sums, state.step)
+                mx.eval(state.weights, state.average, state.moments, loss, norm, sums)
                 if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                     good = checkpoints(self.folder)
                     last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
@@ -181,46 +134,40 @@ class Trainer:
                                        "Resume from it with a lower --learning-rate.")
                 state.step += 1
                 state.images += config.batch
-                report.add(loss.item(), norm.item(), bins)
+                report.add(loss.item(), norm.item(), sums)
                 self.after_step(report, rate, limit)
         return self.checkpoint(report)
 
-    def batches(self, step: int) -> Iterator:
-        config = self.config
-        settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
-                                self.rank, self.size)
-        return stream(self.data.train, self.data.train_images, self.data.encode, settings, step)
-
     def accumulated(self, gradients, *arrays: mx.array):
-        """Mean loss, time bins and gradients over this rank's micro-batches."""
+        """Mean loss, the objective's sums and mean gradients over this rank's micro-batches."""
         parts = self.config.accumulate
         total = None
         for micro in zip(*(mx.split(a, parts) for a in arrays)):
-            (loss, bins), gradient = gradients(self.state.weights, *micro)
+            (loss, sums), gradient = gradients(self.state.weights, *micro)
             if parts > 1:
-                mx.eval(loss, bins, gradient)
+                mx.eval(loss, sums, gradient)
             if total is None:
-                total = [loss, list(bins), gradient]
+                total = [loss, sums, gradient]
             else:
                 total[0] = total[0] + loss
-                total[1] = [a + b for a, b in zip(total[1], bins)]
+                total[1] = [a + b for a, b in zip(total[1], sums)]
                 total[2] = {n: g + gradient[n] for n, g in total[2].items()}
-        loss, bins, gradient = total
+        loss, sums, gradient = total
         if parts > 1:
             loss, gradient = loss / parts, {n: g / parts for n, g in gradient.items()}
-        return loss, bins, gradient
+        return loss, sums, gradient
 
-    def averaged(self, loss: mx.array, bins: list[mx.array], gradient: Arrays, stop: bool):
-        """Means over the ranks (sums for the bins) in one message, and whether any rank wants to stop."""
+    def averaged(self, loss: mx.array, sums: list[mx.array], gradient: Arrays, stop: bool):
+        """Means over the ranks (the objective's sums are added) in one message, and whether any rank wants to stop."""
         if self.size == 1:
-            return loss, bins, gradient, stop
-        arrays = [mx.array(float(stop)), loss, *bins, *gradient.values()]
+            return loss, sums, gradient, stop
+        arrays = [mx.array(float(stop)), loss, *sums, *gradient.values()]
         message = mx.concatenate([a.reshape(-1) for a in arrays])
         message = mx.distributed.all_sum(message, group=self.group)
         ends = np.cumsum([a.size for a in arrays])[:-1].tolist()
-        sums = [part.reshape(a.shape) for part, a in zip(mx.split(message, ends), arrays)]
-        gradient = {n: g / self.size for n, g in zip(gradient, sums[2 + len(bins):])}
-        return sums[1] / self.size, sums[2:2 + len(bins)], gradient, sums[0].item() > 0
+        added = [part.reshape(a.shape) for part, a in zip(mx.split(message, ends), arrays)]
+        gradient = {n: g / self.size for n, g in zip(gradient, added[2 + len(sums):])}
+        return added[1] / self.size, added[2:2 + len(sums)], gradient, added[0].item() > 0
 
     @contextmanager
     def signals(self):
@@ -265,23 +212,13 @@ class Trainer:
         return self.sampler
 
     def validate(self) -> None:
-        """Loss of the averaged weights on `val`, and on as many fixed training pictures ("seen")."""
-        predict = mx.compile(self.with_average())
-        line = {"step": self.state.step, "images": self.state.images}
-        for name, part in self.data.fixed.items():
-            line[name] = validation_loss(predict, self.model_config["process"], *part)
-        self.log(line)
+        self.log({"step": self.state.step, "images": self.state.images,
+                  **self.objective.validate(self.with_average())})
 
     def sample(self) -> None:
-        """A sheet of the config's prompts, always from the same noise."""
-        from mlxflow.sampling.output import grid
-        from mlxflow.training.samples import sample_sheet
-
-        pictures = sample_sheet(self.with_average(), self.model_config["process"], self.data.encode,
-                                self.config.prompts, self.data.size)
         target = self.folder / "samples" / f"step-{self.state.step:08d}.png"
         target.parent.mkdir(exist_ok=True)
-        grid(pictures, columns=min(8, len(self.config.prompts)), captions=list(self.config.prompts)).save(target)
+        self.objective.sheet(self.with_average()).save(target)
 
     def checkpoint(self, report: "Report") -> Path:
         state = self.state
@@ -297,22 +234,22 @@ class Trainer:
 class Report:
     """Running means since the last line of the log."""
 
-    def __init__(self, state: State):
-        self.state, self.before = state, state.seconds
+    def __init__(self, state: State, objective: Objective):
+        self.state, self.objective, self.before = state, objective, state.seconds
         self.seconds = 0.0
         self.clock = time.monotonic()
         self.clear()
 
     def clear(self) -> None:
         self.losses, self.norms, self.since = [], [], self.seconds
-        self.sums, self.counts = np.zeros(BINS), np.zeros(BINS)
+        self.sums = []
 
-    def add(self, loss: float, norm: float, bins) -> None:
+    def add(self, loss: float, norm: float, sums: list[mx.array]) -> None:
         self.seconds += time.monotonic() - self.clock
         self.losses.append(loss)
         self.norms.append(norm)
-        self.sums += np.array(bins[0])
-        self.counts += np.array(bins[1])
+        now = [np.array(s, dtype=np.float64) for s in sums]
+        self.sums = [a + b for a, b in zip(self.sums, now)] if self.sums else now
 
     def resume_clock(self) -> None:
         """Time spent on validation, samples and checkpoints does not count as training."""
@@ -329,7 +266,7 @@ class Report:
         line = {"step": self.state.step, "images": self.state.images, "loss": round(float(np.mean(self.losses)), 6),
                 "grad_norm": round(float(np.mean(self.norms)), 4), "learning_rate": rate,
                 "images_per_second": round(self.images_per_second(), 2), "seconds": round(self.total_seconds(), 1),
-                "bins": [round(float(s / c), 5) if c else None for s, c in zip(self.sums, self.counts)]}
+                **self.objective.entries(self.sums)}
         self.clear()
         return line
 

@@ -10,7 +10,7 @@ from mlxflow.runtime import mx
 import numpy as np  # noqa: E402
 
 from mlxflow.flow.losses import flow_matching  # noqa: E402
-from mlxflow.flow.paths import path_by_name  # noqa: E402
+from mlxflow.weights import path_of  # noqa: E402
 
 BINS = 10
 CAP = 5.0
@@ -24,14 +24,13 @@ def fixed_pairs(count: int, shape: tuple[int, ...], bin: int, seed: int = 0) -> 
     return noise, ((bin + within) / BINS).astype(np.float32)
 
 
-def validation_loss(predict, process: dict, images: np.ndarray, vectors: np.ndarray, mask: np.ndarray,
-                    batch: int = 32) -> dict:
-    """{"loss": mean, "bins": [BINS means]} of predict(x, t, vectors, mask) on images `[N, S, S, C]` in [-1, 1].
+def validation_loss(predict, process: dict, images: np.ndarray, *inputs: np.ndarray, batch: int = 32) -> dict:
+    """{"loss": mean, "bins": [BINS means]} of predict(x, t, *inputs) on images `[N, S, S, C]` in [-1, 1].
 
     The last batch is filled up with the first pictures again and the copies left out of the mean, so that a
     compiled `predict` sees one shape.
     """
-    path = path_by_name(process["path"])
+    path = path_of(process)
     count = len(images)
     bins = []
     for bin in range(BINS):
@@ -41,7 +40,7 @@ def validation_loss(predict, process: dict, images: np.ndarray, vectors: np.ndar
             take = np.arange(start, start + batch) % count
             x0, x1, t = mx.array(noise[take]), mx.array(images[take]), mx.array(times[take])
             x = path.sample(x0, x1, t)
-            output = predict(x, t, mx.array(vectors[take]), mx.array(mask[take]))
+            output = predict(x, t, *(mx.array(v[take]) for v in inputs))
             estimate = path.convert(x, output, t, process["prediction"], "data", process["floor"])
             loss = flow_matching(estimate, "data", path, x0, x1, t, cap=CAP)
             mx.eval(loss)
