@@ -65,14 +65,17 @@ def eval(
             evaluation = Evaluation(Pipeline.load(weights), data, out / "pictures", settings, seed=seed, limit=limit,
                                     progress=report)
             result = results.start(out, evaluation.identity(), force)
-            for part in wanted:
-                result[part] = evaluation.part(part)
+            # Parts of before are drawn already, and belong on the page as well.
+            for part in (part for part in PARTS if part in wanted or part in result):
+                if part != "validation" or part not in result:
+                    result[part] = evaluation.part(part)
                 say(part, result[part])
                 results.write_numbers(out, result)
-            if sweep:
+            if sweep and "sweep" not in result:
                 result["sweep"] = evaluation.sweep()
-                say("sweep", result["sweep"])
                 results.write_numbers(out, result)
+            if "sweep" in result:
+                say("sweep", result["sweep"])
             results.write_pages(out, name, result, evaluation)
     except KeyboardInterrupt:
         print(f"mlxflow: stopped; what was drawn is in {out}, and the same command goes on from there.",

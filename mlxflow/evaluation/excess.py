@@ -55,12 +55,12 @@ def excess(pipeline: Pipeline, records: list[Record], limit: int | None = None,
         own = [i for i, record in enumerate(records) if record.split == split]
         take = np.array(own)[np.linspace(0, len(own) - 1, min(len(own), MOST, limit or MOST)).astype(int)]
         vectors, mask = pipeline.words.encode_batch([records[i].text for i in take], pipeline.length)
-        loss = validation_loss(network, process, images[take], vectors, mask & told, BATCH)
+        loss = validation_loss(network, process, images[take], vectors, mask & told, batch=BATCH)
         part = {"loss": round(loss["loss"], 5), "bins": [round(value, 5) for value in loss["bins"]]}
         if oracle is not None:
             exact = {**process, "prediction": "data"}
             floor = validation_loss(memory, exact, images[take], captions[take][:, None],
-                                    np.full((len(take), 1), told), BATCH)
+                                    np.full((len(take), 1), told), batch=BATCH)
             part |= {"floor": round(floor["loss"], 5), "floor_bins": [round(value, 5) for value in floor["bins"]],
                      "excess": round(loss["loss"] - floor["loss"], 5)}
         found.setdefault(split, {"n": len(take)})["prompt" if told else "no_prompt"] = part

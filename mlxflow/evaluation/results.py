@@ -4,6 +4,7 @@ Another result is never lost by accident: a folder that holds the numbers of oth
 refused, while parts that are measured later join those of before.
 """
 
+import io
 import json
 import os
 import secrets
@@ -45,9 +46,7 @@ def write_numbers(out: Path, result: dict) -> None:
 
 
 def write_pages(out: Path, name: str, result: dict, evaluation: Evaluation) -> None:
-    """The page, the sheets and answers.jsonl of the parts whose pictures were drawn just now."""
-    import io
-
+    """The page, the sheets and answers.jsonl."""
     size = evaluation.pipeline.model.image_size
     lines = [json.dumps({"part": part} | answer, ensure_ascii=False) + "\n"
              for part, shown in evaluation.shown.items() for answer in shown.answers()]
