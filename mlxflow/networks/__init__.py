@@ -43,6 +43,10 @@ def build(config: dict[str, Any]):
         from mlxflow.networks.dit import DiT as Network, DiTConfig as Config, PRESETS as presets
     elif kind == "mamba":
         from mlxflow.networks.mamba import Mamba as Network, MambaConfig as Config, PRESETS as presets
+    elif kind == "kl-vae":
+        from mlxflow.networks.autoencoder import KLVAE as Network, KLConfig as Config, PRESETS as presets
+    elif kind == "vq-vae":
+        from mlxflow.networks.autoencoder import VQVAE as Network, VQConfig as Config, PRESETS as presets
     else:
         raise MlxflowError(f"There is no network '{kind}' in this version of mlxflow.")
     if "preset" in config:
