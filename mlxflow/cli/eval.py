@@ -93,15 +93,17 @@ def _name(weights: str) -> str:
 def _check_measure(data: Path, limit: int | None) -> None:
     from mlxflow.data.folder import read_folder
     from mlxflow.data.images import load_all
-    from mlxflow.data.sheet import spread
+    from mlxflow.errors import MlxflowError
     from mlxflow.evaluation.check import check_measure
     from mlxflow.evaluation.questions import questions
 
-    gallery = questions(read_folder(data)).gallery
-    pictures = load_all(spread(gallery, limit) if limit is not None else gallery)
-    print(f"{'of ' + str(len(pictures)) + ' real pictures':54} {'R@1':>6} {'R@5':>6}")
+    if limit is not None and limit < 1:
+        raise MlxflowError(f"--limit must be 1 or more, not {limit}.")
+    pictures = load_all(questions(read_folder(data)).gallery)
+    asked = min(limit or len(pictures), len(pictures))
+    print(f"{f'{asked:,} real pictures, found among {len(pictures):,}':54} {'R@1':>6} {'R@5':>6}", flush=True)
     with _progress() as (report, _):
-        for change, found in check_measure(pictures, lambda done: report("check", done)):
+        for change, found in check_measure(pictures, limit, lambda done: report("check", done)):
             print(f"{change:54} {found['R@1']['value']:6.1f} {found['R@5']['value']:6.1f}", flush=True)
 
 

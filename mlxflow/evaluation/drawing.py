@@ -50,7 +50,7 @@ class Drawing:
         for done, batch in enumerate(batches):
             progress(done / len(batches))
             if not all(self.file(prompt, settings).is_file() for prompt in batch):
-                self._draw(batch, settings, lambda t: progress((done + t) / len(batches)))
+                self._draw(batch, settings, lambda t, done=done: progress((done + t) / len(batches)))
         progress(1.0)
         size = self.pipeline.model.image_size
         made = [_read(self.file(prompt, settings)) for prompt in prompts[:count]]

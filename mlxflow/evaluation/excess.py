@@ -13,10 +13,10 @@ from mlxflow.data.folder import Record
 from mlxflow.data.images import load_all, premultiply
 from mlxflow.evaluation.floor import MOST_NUMBERS, draw_weights
 from mlxflow.flow.oracle import Oracle
-from mlxflow.flow.paths import path_by_name
 from mlxflow.runtime import mx
 from mlxflow.sampling.pipeline import Pipeline
-from mlxflow.training.validation import validation_loss
+from mlxflow.training.validation import BINS, validation_loss
+from mlxflow.weights import path_of
 
 # Pictures of each split: enough for three digits, since noise and times are fixed.
 MOST = 64
@@ -37,8 +37,9 @@ def excess(pipeline: Pipeline, records: list[Record], limit: int | None = None,
     images = premultiply(load_all(records, model.image_size))
     numbers = {text: i for i, text in enumerate(sorted({record.text for record in records}))}
     captions = np.array([numbers[record.text] for record in records])
-    path = path_by_name(process["path"])
-    oracle = Oracle(mx.array(images), path, mx.array(draw_weights(records))) if images.size <= MOST_NUMBERS else None
+    oracle = None
+    if images.size <= MOST_NUMBERS:
+        oracle = Oracle(mx.array(images), path_of(process), mx.array(draw_weights(records)))
 
     def network(x, t, vectors, mask):
         return model.network.predict(x, t, model.network.encode(vectors, mask))
@@ -58,9 +59,12 @@ def excess(pipeline: Pipeline, records: list[Record], limit: int | None = None,
         loss = validation_loss(network, process, images[take], vectors, mask & told, batch=BATCH)
         part = {"loss": round(loss["loss"], 5), "bins": [round(value, 5) for value in loss["bins"]]}
         if oracle is not None:
-            exact = {**process, "prediction": "data"}
-            floor = validation_loss(memory, exact, images[take], captions[take][:, None],
-                                    np.full((len(take), 1), told), batch=BATCH)
+            if told and np.all(np.bincount(captions)[captions[take]] == 1):
+                floor = {"loss": 0.0, "bins": [0.0] * BINS}  # each caption names its picture
+            else:
+                exact = {**process, "prediction": "data"}
+                floor = validation_loss(memory, exact, images[take], captions[take][:, None],
+                                        np.full((len(take), 1), told), batch=BATCH)
             part |= {"floor": round(floor["loss"], 5), "floor_bins": [round(value, 5) for value in floor["bins"]],
                      "excess": round(loss["loss"] - floor["loss"], 5)}
         found.setdefault(split, {"n": len(take)})["prompt" if told else "no_prompt"] = part

@@ -12,7 +12,6 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from mlxflow.data.folder import Record
 from mlxflow.data.images import load_all
 from mlxflow.evaluation.evaluate import Shown
 from mlxflow.sampling.output import grid
@@ -20,8 +19,8 @@ from mlxflow.sampling.output import grid
 TITLES = {
     "names": ("Names", "Each emoji asked for by its Unicode name: is the real one the nearest of all?"),
     "prompts": ("Prompts", "The same emoji in everyday words that training has never seen."),
-    "combinations": ("Combinations", "A skin tone on a person that training has shown in other tones only: "
-                                     "is it nearest to the right one of the person's variants?"),
+    "combinations": ("Combinations", "A skin tone on a person that training has shown in others only: is the right one "
+                                     "the nearest of the person's variants?"),
     "novel": ("Novel", "Things that do not exist, for the eye, with the training picture nearest to each."),
 }
 COLUMNS = 32  # of the WebP pictures: their sides stay within its limit of 16,383 pixels

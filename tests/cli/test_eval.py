@@ -67,7 +67,8 @@ def test_the_measure_checks_itself_without_a_model(place):
     done = run(place, "--check-measure")
     assert done.returncode == 0, done.stderr
     assert "unchanged                                               100.0  100.0" in done.stdout
-    assert done.stdout.startswith("of 9 real pictures")
+    assert done.stdout.startswith("9 real pictures, found among 9 ")
+    assert run(place, "--check-measure", "--limit", 3).stdout.startswith("3 real pictures, found among 9 ")
 
 
 def test_a_stopped_run_goes_on(place):
@@ -90,6 +91,7 @@ def test_a_stopped_run_goes_on(place):
     (["tiny", "--steps", "0"], "number of steps"),
     (["tiny", "--seed", "-1"], "seed"),
     (["--check-measure", "--data", "nothing"], "does not exist"),
+    (["--check-measure", "--limit", "0"], "1 or more"),
     (["tiny", "--out", os.devnull], os.devnull),
 ])
 def test_bad_input_is_one_sentence_and_exit_2(place, arguments, says):

@@ -1,9 +1,9 @@
 import numpy as np
 
+from mlxflow.data.emoji import embedded_tiles
 from mlxflow.evaluation.check import blurred, moved
 from mlxflow.evaluation.distances import nearest
 from mlxflow.evaluation.retrieval import Gallery
-from mlxflow.data.emoji import embedded_tiles
 
 
 def test_training_pictures_are_copies_and_mixtures_are_not():

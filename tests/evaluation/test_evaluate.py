@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from mlxflow.data.folder import read_folder
 from mlxflow.data.images import load_all
 from mlxflow.errors import MlxflowError
 from mlxflow.evaluation import report, results
