@@ -7,6 +7,7 @@ The config is also in the safetensors metadata, so that the lone file loads. Loa
 shape must be the network's own and every value finite.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from mlxflow.runtime import mx
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 MODEL, CONFIG, WORDS = "model.safetensors", "config.json", "words.safetensors"
+AUTOENCODER = "autoencoder.safetensors"
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Model:
     config: dict
     words_path: Path | None
     source: Path
-    """words_path is None for a model that is told no words."""
+    autoencoder_path: Path | None = None
+    """words_path is None for a model that is told no words, autoencoder_path for one that works on pixels."""
 
     @property
     def image_size(self) -> int:
@@ -109,11 +112,12 @@ def build_from(config: dict, file: Path):
     from mlxflow.networks import build
 
     try:
-        process = config["process"]
-        path_of(process)
-        if process["prediction"] not in KINDS or not 0 < process["floor"] < 1:
-            raise ValueError("prediction or floor of the process is wrong")
-        return build(config["model"])
+        network, process = build(config["model"]), config["process"]
+        if hasattr(network, "predict"):
+            path_of(process)
+            if process["prediction"] not in KINDS or not 0 < process["floor"] < 1:
+                raise ValueError("prediction or floor of the process is wrong")
+        return network
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise MlxflowError(f"The config of {file} describes no network: {reason}.") from None
@@ -162,7 +166,8 @@ def load(path: str | Path = "emoji", dtype: mx.Dtype | None = None) -> Model:
     network.eval()
     mx.eval(network.parameters())
     words = find_words(file, config) if network.kind == "text-unet" else None
-    return Model(network, config, words, file)
+    autoencoder = find_autoencoder(file, config) if "autoencoder" in config else None
+    return Model(network, config, words, file, autoencoder)
 
 
 def find_words(file: Path, config: dict) -> Path:
@@ -174,6 +179,19 @@ def find_words(file: Path, config: dict) -> Path:
         if place.is_file() and WordTable.load(place).sha256 == config.get("words"):
             return place
     raise MlxflowError(f"The word table of {file} is missing: put the {WORDS} that it was trained with beside it.")
+
+
+def find_autoencoder(file: Path, config: dict) -> Path:
+    """The autoencoder of a latent model's weights file: beside it or in its run folder, the one with the hash."""
+    for place in (file.parent / AUTOENCODER, file.parent.parent.parent / AUTOENCODER):
+        if place.is_file() and file_sha256(place) == config["autoencoder"].get("sha256"):
+            return place
+    raise MlxflowError(f"The autoencoder of {file} is missing: put the {AUTOENCODER} that it was trained with beside it.")
+
+
+def file_sha256(file: Path) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write_arrays(file: Path, arrays: dict[str, mx.array], config: dict | None = None) -> None:

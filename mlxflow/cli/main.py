@@ -20,6 +20,7 @@ from mlxflow.errors import MlxflowError
 # name: the line that `mlxflow --help` shows
 COMMANDS = {
     "generate": "Type a few words, get a picture.",
+    "sample": "Draw from a model of classes, or of pictures without any.",
     "train": "Train a model on a folder of pictures, or go on with a run.",
     "data": "Make the folder of emoji, or look at a folder.",
     "eval": "How well does a model draw what it is asked for? Numbers and a page of pictures.",

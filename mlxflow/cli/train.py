@@ -24,7 +24,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def train(
-    data: Annotated[Optional[Path], typer.Option(help="Folder of pictures with captions. [required unless --resume]",
+    data: Annotated[Optional[Path], typer.Option(help="Folder of pictures with captions or classes. [required unless --resume]",
                                                  show_default=False)] = None,
     run: Annotated[Path, typer.Option("--run", "-o", help="Run folder: log, samples, checkpoints.")] = Path("runs/emoji"),
     config: Annotated[Optional[Path], typer.Option(help="TOML recipe; flags override it.", show_default=False)] = None,
@@ -61,4 +61,16 @@ def train(
     flags |= dict(parse_setting(text) for text in settings or ())
     checkpoint = start(run, data=data, recipe=config, flags=flags, resume=resume, force=force, init=init)
     if checkpoint is not None:
-        print(f"{checkpoint}\nTry it: mlxflow generate \"smiling cat\" --weights {run}")
+        print(f"{checkpoint}\n{_advice(run)}")
+
+
+def _advice(run: Path) -> str:
+    """What to do with a run of its kind."""
+    from mlxflow.training.start import read_run
+
+    kind = read_run(run)["train"]["model"]["kind"]
+    if kind == "text-unet":
+        return f"Try it: mlxflow generate \"smiling cat\" --weights {run}"
+    if kind in ("kl-vae", "vq-vae"):
+        return f"Train in its latent space: mlxflow train --set autoencoder={run} --config RECIPE --data FOLDER"
+    return f"Try it: mlxflow sample {run} -n 16 -o sample.png"

@@ -29,7 +29,6 @@ from mlxflow.errors import MlxflowError
 from mlxflow.flow import guidance as guide
 from mlxflow.flow import solvers
 from mlxflow.flow.paths import Path as FlowPath
-from mlxflow.flow.paths import path_by_name
 from mlxflow.runtime import mx
 
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100.0, 2**63 - 1
@@ -141,10 +140,12 @@ class Pipeline:
 
     def __init__(self, model: weights.Model):
         self.model = model
+        if model.words_path is None:
+            raise MlxflowError(f"{model.source} is told no words: draw from it with `mlxflow sample`.")
         self.words = WordTable.load(model.words_path)
         self.length = model.network.text.config.length
         process = model.config["process"]
-        self.path, self.last = path_by_name(process["path"]), process["floor"]
+        self.path, self.last = weights.path_of(process), process["floor"]
         # On the CPU every new fused kernel costs a run of g++, some 19 s in all; it would save 0.2 s a picture.
         self.velocity = model.velocity(compiled=runtime.device() != "cpu")
         self.null = self._encode("")

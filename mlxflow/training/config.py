@@ -35,9 +35,12 @@ class TrainConfig:
     times: str = option("logit_normal", "distribution of training times")
     times_mean: float = option(0.0, "mean of the logit-normal; above 0 is towards the data")
     times_std: float = option(1.0, "standard deviation of the logit-normal")
+    kl_weight: float = option(1e-3, "weight of a KL-VAE's KL, against the squared error of all numbers together")
+    commitment: float = option(0.25, "weight of a VQ-VAE's commitment to its codes")
     contrast: float = option(0.0, "weight of the contrastive flow-matching term")
     drop: float = option(0.1, "share of prompts or labels dropped, for guidance")
     # data
+    autoencoder: str = option("", "weights of an autoencoder whose latent space to train in; a run folder will do")
     batch: int = option(64, "images a step, over all ranks")
     name_share: float = option(0.3, "how often the caption is the name rather than one of the other texts")
     shift: int = option(1, "largest random shift, in pixels")
@@ -77,7 +80,7 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise MlxflowError(f"{name} must be more than 0, not {getattr(self, name)}.")
-        for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed"):
+        for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed", "kl_weight", "commitment"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         for name in ("drop", "flip", "name_share", "ema"):

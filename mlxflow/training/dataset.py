@@ -97,6 +97,10 @@ class LabelDataset:
 
     def __init__(self, parts: dict[str, Labelled], classes: int):
         self.train = parts["train"]
+        found = len(self.train.names)
+        if classes not in (0, found):
+            raise MlxflowError(f"The pictures have {found} classes: set the model's classes to {found}, or to 0 to "
+                               "train without.")
         self.conditional = classes > 0
         self.shape = self.train.images.shape[1:]
         self.groups = len(self.train)
@@ -141,6 +145,4 @@ def open_labels(folder: Path, model: dict, shape: tuple[int, int, int]) -> tuple
     parts = open_labelled(folder, shape[0], shape[2])
     found = len(parts["train"].names)
     classes = model.get("classes", found)
-    if classes not in (0, found):
-        raise MlxflowError(f"{folder} has {found} classes: set the model's classes to {found}, or to 0 to train without.")
     return LabelDataset(parts, classes), classes

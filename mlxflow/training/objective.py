@@ -32,9 +32,13 @@ def key_for(seed: int, purpose: int, *numbers: int) -> mx.array:
 
 
 class Objective(Protocol):
-    """`process` is what the weights' config says of how to sample; {} for a model that is not sampled."""
+    """process: what the weights' config says of how to sample; {} for a model that is not sampled.
+
+    buffers: parameters that no gradient moves.
+    """
 
     process: dict
+    buffers: tuple[str, ...]
 
     def arrays(self, batch: tuple[np.ndarray, ...], step: int) -> tuple[mx.array, ...]:
         """This rank's share of a batch and all that is drawn for it, each `[b, ...]`: cut into micro-batches."""
@@ -42,8 +46,8 @@ class Objective(Protocol):
     def loss(self, weights: Arrays, *arrays: mx.array) -> tuple[mx.array, list[mx.array]]:
         """The mean loss, and arrays that are summed over micro-batches and ranks."""
 
-    def settle(self, weights: Arrays, average: Arrays, sums: list[mx.array], step: int) -> tuple[Arrays, Arrays]:
-        """Weights and their average after a step of the optimizer; for what no gradient moves."""
+    def settle(self, before: Arrays, sums: list[mx.array], step: int) -> Arrays:
+        """The buffers after a step, from what they were."""
 
     def entries(self, sums: list[np.ndarray]) -> dict:
         """What a line of the log says of the sums since the last one."""
@@ -84,6 +88,8 @@ def cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
 class FlowMatching:
     """t, x0, keep ~ key(seed, step);  x_t = a x1 + s x0;  loss = flow matching of the prediction at (x_t, t, inputs)."""
 
+    buffers = ()
+
     def __init__(self, config: TrainConfig, network: nn.Module, data, rank: int, size: int):
         self.config, self.network, self.data, self.rank = config, network, data, rank
         self.process = {"path": config.path, "prediction": config.prediction, "floor": config.floor}
@@ -111,8 +117,8 @@ class FlowMatching:
                                contrast=config.contrast)
         return losses.mean(), list(by_time_bin(losses, t, BINS))
 
-    def settle(self, weights, average, sums, step):
-        return weights, average
+    def settle(self, before, sums, step):
+        return {}
 
     def entries(self, sums):
         return {"bins": [round(float(s / c), 5) if c else None for s, c in zip(*sums)]}

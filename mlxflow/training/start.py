@@ -15,7 +15,7 @@ from mlxflow.training.dataset import Dataset, TextDataset, open_labels  # noqa: 
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.state import checkpoints  # noqa: E402
 from mlxflow.training.trainer import Trainer, trim_log  # noqa: E402
-from mlxflow.weights import WORDS  # noqa: E402
+from mlxflow.weights import AUTOENCODER, WORDS  # noqa: E402
 
 CONFIG = "config.json"
 # What a resumed run may change without becoming another run.
@@ -75,8 +75,21 @@ def open_data(config: TrainConfig, folder: Path, run: Path | None) -> tuple[Data
         return dataset, model | {"text": {"word_dim": dataset.words.dim} | model.get("text", {})}
     if config.scale:
         raise MlxflowError("scale is for pictures with captions: set it to 0 for classes.")
-    dataset, classes = open_labels(folder, model, network.shape)
-    return dataset, model | {"classes": classes}
+    if hasattr(network, "latents"):
+        return open_labels(folder, {"classes": 0}, network.shape)[0], model
+    if not config.autoencoder:
+        dataset, classes = open_labels(folder, model, network.shape)
+        return dataset, model | {"classes": classes}
+    if config.shift or config.flip:
+        raise MlxflowError("Latents are made once, so nothing can be moved at random: set shift and flip to 0.")
+    from mlxflow.training.latents import LatentDataset
+
+    source = run / AUTOENCODER if run else Path(config.autoencoder)
+    dataset = LatentDataset(folder, source, model.get("classes"))
+    if network.shape != dataset.shape:
+        raise MlxflowError(f"The autoencoder's latents are {dataset.shape[0]}x{dataset.shape[1]}x{dataset.shape[2]}: set "
+                           f"the model's image_size to {dataset.shape[0]} and channels to {dataset.shape[2]}.")
+    return dataset, model | {"classes": len(dataset.train.names) if dataset.conditional else 0}
 
 
 def read_run(run: Path) -> dict | None:

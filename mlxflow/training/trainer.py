@@ -27,6 +27,7 @@ from mlxflow.training.dataset import Dataset  # noqa: E402
 from mlxflow.training.objective import FlowMatching, Objective  # noqa: E402
 from mlxflow.training.optimizers import clipped, init_moments, learning_rate_at, update  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
+from mlxflow.training.reconstruction import Reconstruction  # noqa: E402
 from mlxflow.training.state import checkpoints, load_checkpoint, save_checkpoint  # noqa: E402
 from mlxflow.weights import read_arrays, resolve  # noqa: E402
 
@@ -76,7 +77,8 @@ class Trainer:
             if not hasattr(self.network, "recompute"):
                 raise MlxflowError(f"The network {self.network.kind} cannot recompute its blocks: set recompute to false.")
             self.network.recompute = True
-        self.objective: Objective = FlowMatching(config, self.network, data, self.rank, self.size)
+        objective = Reconstruction if hasattr(self.network, "latents") else FlowMatching
+        self.objective: Objective = objective(config, self.network, data, self.rank, self.size)
         self.model_config = {"format": 1, "model": describe(self.network), "process": self.objective.process,
                              **data.stamp}
         weights = dict(tree_flatten(self.network.parameters()))
@@ -122,10 +124,12 @@ class Trainer:
                 late = config.minutes and time.monotonic() - started >= 60 * config.minutes
                 loss, sums, gradient, stop = self.averaged(loss, sums, gradient, bool(self.stopping or late))
                 rate = learning_rate_at(state.step, config.learning_rate, config.warmup, config.schedule, config.steps)
+                before = {n: state.weights[n] for n in objective.buffers}
                 state.weights, state.average, state.moments, norm = apply(
                     state.weights, state.average, state.moments, gradient, mx.array(rate),
                     mx.array(float(state.step + 1)), mx.array(ema.decay_at(config.ema, state.step)))
-                state.weights, state.average = objective.settle(state.weights, state.average, sums, state.step)
+                buffers = objective.settle(before, sums, state.step)
+                state.weights, state.average = state.weights | buffers, state.average | buffers
                 mx.eval(state.weights, state.average, state.moments, loss, norm, sums)
                 if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                     good = checkpoints(self.folder)
