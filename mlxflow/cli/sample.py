@@ -25,7 +25,7 @@ def sample(
     solver: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.")] = "heun",
     guidance: Annotated[float | None, typer.Option(show_default=False, help="How closely to follow the class; 1 is the "
                                                    "plain model. [default: 3, and 1 without classes]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the PNG if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists, instead of numbering.")] = False,
     device: DeviceOption = None,
 ) -> None:
     """Draw from a model that was trained on classes, or on pictures without any.
@@ -49,8 +49,6 @@ def sample(
         raise MlxflowError("--per-class belongs to --class-grid.")
     if out.suffix.lower() != ".png":
         raise MlxflowError(f"{out} must end in .png.")
-    if out.exists() and not force:
-        raise MlxflowError(f"{out} exists; choose another name with -o, or replace it with --force.")
     if seed is not None and not 0 <= seed <= MAX_SEED - 1_000_000:
         raise MlxflowError(f"The seed must be between 0 and {MAX_SEED - 1_000_000}, not {seed}.")
 
@@ -85,8 +83,8 @@ def sample(
     made_by = {"labels": captions, "seed": first, "steps": steps, "solver": solver, "guidance": settings.guidance,
                "weights": digest(sampler.model.source)}
     content = output.png_bytes(image, made_by, ", ".join(dict.fromkeys(captions or ["samples"])))
-    path = output.write(output.Name(out.parent, out.stem), content, force=True)
-    print(f"{path}\n{count} pictures, {nfe} evaluations each")
+    path = output.write(output.Name(out.parent, out.stem), content, force)
+    print(f"{path}\n{count} picture{'s' if count > 1 else ''}, {nfe} evaluations each")
 
 
 def _progress(done: int, total: int) -> None:
