@@ -1,10 +1,10 @@
 """Is a drawn picture a training picture again? The copy distance.
 
 It is the distance of retrieval.py to the nearest training picture, RMS of premultiplied RGBA in [0, 1], so that a
-copy that was moved or scaled a little counts as one. A picture nearer than COPY is called a copy: that near are
-half of the real pictures to themselves after a blur to 16x16, while nine in ten of Noto's emoji have no other within
-that distance or are its clock faces, flags and skin tones. `ratio` is nearest over second nearest: near 1
-where several training pictures look alike.
+copy that was moved or scaled a little counts as one. A picture nearer than COPY is called a copy. For scale: after a
+blur to 16x16 the median real picture is 0.107 from itself, and to the nearest other base emoji the median is 0.197;
+18 % have one nearer than 0.1 (clock faces, squares, yellow faces), so that a plain new picture may be called a copy
+without being one. `ratio` is nearest over second nearest: near 1 where several training pictures look alike.
 """
 
 from typing import NamedTuple

@@ -63,6 +63,18 @@ def test_a_result_is_numbers_a_page_and_sheets(place):
     assert forced.returncode == 0 and "prompts" not in json.loads((out / "eval.json").read_text(encoding="utf-8"))
 
 
+def test_a_sweep_is_kept_with_the_result(place):
+    done = run(place, "tiny", "--steps", 1, "--solver", "euler", "--limit", 1, "--parts", "names", "--sweep", "-o", "s")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[1:-2]] == [
+        f"{steps:2} steps, guidance {guidance}" for steps, guidance in
+        ((4, 3), (8, 3), (16, 3), (32, 3), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6))]
+    numbers = json.loads((place / "s" / "eval.json").read_text(encoding="utf-8"))
+    assert len(numbers["sweep"]) == 10
+    assert "<h2>Steps and guidance</h2>" in (place / "s" / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_measure_checks_itself_without_a_model(place):
     done = run(place, "--check-measure")
     assert done.returncode == 0, done.stderr
