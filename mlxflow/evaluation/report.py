@@ -40,8 +40,15 @@ def sheet(shown: Shown, size: int) -> Image.Image:
         blank = [np.zeros_like(real[0])] * (columns - len(row))
         pictures += [*shown.pictures[row.start : row.stop], *blank, *real[row.start : row.stop], *blank]
         captions += [drawn[i] for i in row] + [""] * len(blank)
-        captions += ["found" if shown.rank[i] == 0 else f"is number {shown.rank[i] + 1}" for i in row] + [""] * len(blank)
+        captions += [_verdict(shown, i) for i in row] + [""] * len(blank)
     return grid(np.stack(pictures), columns, captions, "white")
+
+
+def _verdict(shown: Shown, i: int) -> str:
+    """Under a real picture: its skin tone, which a short caption loses, and its rank."""
+    tone = shown.questions[i].right[0].extra.get("skin_tone")
+    rank = "found" if shown.rank[i] == 0 else f"number {shown.rank[i] + 1}"
+    return f"{tone.replace('-', ' ')}: {rank}" if tone else rank
 
 
 def page(title: str, result: dict, shown: dict[str, Shown], size: int) -> str:
