@@ -1,0 +1,247 @@
+"""U-Net, DiT and Mamba side by side: one process, one recipe, three networks, two comparisons.
+
+    python -m apps.mnist_architectures.compare --data mnist/ --out runs/architectures
+
+Trains each network for the same number of steps, then those that were quicker until all have had the time of the
+slowest; judges both by a classifier that is trained here too; and leaves report.md with its figures in the run folder.
+Stopped at any time, the same command goes on. `--part fashion` repeats the first comparison on Fashion-MNIST and
+`--part predictions` trains one network to predict velocity, data and noise.
+"""
+
+import argparse
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from apps.experiment import (figure, log, position, recipe_values, snapshot, speed, table, train, training_loss,
+                             write_report)
+from mlxflow.data.labelled import open_labelled, to_rgba
+from mlxflow.errors import MlxflowError
+from mlxflow.evaluation.classifier import Judge, judge, standard_error
+from mlxflow.runtime import mx
+from mlxflow.sampling.classes import ClassSampler
+from mlxflow.sampling.pipeline import Settings
+from mlxflow.training.validation import validation_loss
+
+from mlx.utils import tree_flatten
+
+HERE = Path(__file__).parent
+MAIN = ("U-Net", "DiT", "Mamba")
+PARTS = ("mnist", "fashion", "predictions")
+GUIDANCES = (1.0, 3.0, 5.0)
+SAMPLE_STEPS, SHOWN = 12, 2
+# michaelbzhu/mnist_flow_matching: the loss of the last steps of 5,000 x 250, summed over 1024 pixels.
+PUBLISHED = {"U-Net": (131.15, "1.23M"), "DiT": (123.94, "16.9M"), "Mamba, one direction": (154.31, "4.23M")}
+
+
+def folder_name(network: str) -> str:
+    return network.lower().replace(", ", "-").replace(" ", "-")
+
+
+def drawn(sampler: ClassSampler, count: int, guidance: float) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures of the classes in turn, float32, and the classes; the same noise for every network."""
+    labels = np.arange(count) % len(sampler.names)
+    settings = Settings(SAMPLE_STEPS, "heun", guidance)
+    parts = [d.values for d in sampler.draw(labels.tolist(), count, 0, settings, batch=50)]
+    return np.concatenate(parts), labels
+
+
+def measured(weights: Path, judge_: Judge, fixed, count: int) -> dict:
+    """Everything that the table says of one set of weights; kept beside it, so that it is done once."""
+    kept = weights.with_suffix(".json")
+    if kept.exists():
+        return json.loads(kept.read_text())
+    sampler = ClassSampler.load(weights)
+    made = {"parameters": sum(a.size for _, a in tree_flatten(sampler.network.parameters()))}
+    process = sampler.model.config["process"]
+    made["validation"] = validation_loss(mx.compile(sampler.network), process, *fixed)["loss"]
+    for guidance in (1.0, 3.0):
+        images, labels = drawn(sampler, count, guidance)
+        made[f"scores {guidance:g}"] = judge_.scores(images, labels)
+    kept.write_text(json.dumps(made))
+    return made
+
+
+def sheet(weights: dict[str, Path], guidances=GUIDANCES):
+    """Rows of the classes in turn, a network and a guidance each."""
+    rows = []
+    for name, file in weights.items():
+        sampler = ClassSampler.load(file)
+        for guidance in guidances:
+            images, _ = drawn(sampler, SHOWN * len(sampler.names), guidance)
+            rows.append((f"{name}, guidance {guidance:g}", to_rgba(images)))
+    return figure(rows)
+
+
+class Comparison:
+    """The runs and results of one part, in a folder of their own."""
+
+    def __init__(self, options, part: str):
+        self.options, self.part = options, part
+        self.out = options.out / part
+        self.data = options.fashion if part == "fashion" else options.data
+        if self.data is None:
+            raise MlxflowError("Say where Fashion-MNIST is with --fashion FOLDER (`mlxflow data fashion fashion/` gets it).")
+        self.recipe = HERE / ("recipe.toml" if options.full else "laptop.toml")
+        self.values = recipe_values(self.recipe)
+        self.steps = options.steps or self.values["steps"]
+        model = self.values["model"]
+        self.frame = {n: model[n] for n in ("image_size", "channels")}
+        networks = tomllib.loads((HERE / "networks.toml").read_text(encoding="utf-8"))["full" if options.full else "laptop"]
+        self.networks = {n: networks[n] | self.frame for n in networks}
+        self.parts = open_labelled(self.data, self.frame["image_size"], self.frame["channels"])
+
+    def judge(self) -> Judge:
+        name = "fashion" if self.part == "fashion" else "mnist"
+        return judge(self.options.out / f"judge-{name}.safetensors", self.parts, self.options.judge_steps,
+                     lambda step, loss: step % 100 or print(f"classifier, step {step}: loss {loss:.3f}", file=sys.stderr))
+
+    def fixed(self):
+        from mlxflow.training.dataset import LabelDataset
+
+        return LabelDataset(self.parts, len(self.parts["train"].names)).fixed["val"]
+
+    def train(self, name: str, model: dict, *, seconds: float = 0.0, **settings) -> Path:
+        run = self.out / folder_name(name)
+        # Without a sheet every thousand steps: the report draws its own.
+        given = {"model": model, "sample_every": 10 * self.steps, **settings}
+        train(run, self.data, self.recipe, ranks=self.options.ranks, steps=0 if seconds else self.steps, seconds=seconds,
+              settings=given)
+        return run
+
+    def equal_steps(self, names) -> dict[str, Path]:
+        made = {}
+        for name in names:
+            file = self.out / f"{folder_name(name)}-steps.safetensors"
+            run = self.out / folder_name(name)
+            if not file.exists():
+                made[name] = snapshot(self.train(name, self.networks[name]), file)
+                (self.out / f"{folder_name(name)}-steps.seconds").write_text(str(position(run)["seconds"]))
+            made[name] = file
+        return made
+
+    def seconds(self, name: str) -> float:
+        return float((self.out / f"{folder_name(name)}-steps.seconds").read_text())
+
+    def row(self, name: str, file: Path, judge_: Judge, fixed, until: int | None = None) -> list:
+        run, m = self.out / folder_name(name), measured(file, judge_, fixed, self.options.count)
+        loss = training_loss(run, until=until)
+        numbers = self.frame["image_size"] ** 2 * self.frame["channels"]
+        three, one = m["scores 3"], m["scores 1"]
+        share = three["read as asked"]
+        error = standard_error(share, self.options.count)
+        return [name, f"{m['parameters'] / 1e6:.2f}M", round(speed(run, until)), f"{loss:.4f}", f"{loss * numbers:.1f}",
+                f"{m['validation']:.4f}", f"{100 * one['read as asked']:.1f} %",
+                f"{100 * share:.1f} ± {100 * error:.1f} %", f"{one['frechet']:.1f}"]
+
+
+HEAD = ["network", "parameters", "images/s", "training loss", "summed", "validation", "read, guidance 1",
+        "read, guidance 3", "Fréchet"]
+
+
+def compare(options, part: str) -> str:
+    """The Markdown of the comparison on digits or on clothes; figures are written beside it."""
+    c = Comparison(options, part)
+    names = [*MAIN, "Mamba, one direction"] if options.one_direction else list(MAIN)
+    files = c.equal_steps(names)
+    judge_, fixed = c.judge(), c.fixed()
+    rows = [c.row(name, file, judge_, fixed, until=c.steps) for name, file in files.items()]
+    title = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[part]
+    batch = c.values["batch"]
+    share = c.steps * batch / (5000 * 250)
+    text = [f"## {title}, equal steps", "",
+            f"{c.steps:,} steps of {batch} pictures ({100 * share:.0f} % of the original's 5,000 x 250), "
+            f"{c.frame['image_size']}x{c.frame['image_size']} pixels, {c.values['prediction']} prediction. The classifier "
+            f"that reads the {options.count} pictures a cell reads {100 * judge_.accuracy:.2f} % of the test set right.",
+            "", table(HEAD, rows), ""]
+    figures = {f"{part}-steps.png": sheet(files)}
+    text += [f"![{title} after equal steps]({part}-steps.png)", ""]
+    if part == "mnist":
+        longest = max(c.seconds(name) for name in MAIN)
+        timed = {}
+        for name in MAIN:
+            # The slowest has had its time at the end of its steps.
+            done = c.out / f"{folder_name(name)}-time.safetensors"
+            if not done.exists():
+                if c.seconds(name) < longest:
+                    c.train(name, c.networks[name], seconds=longest)
+                snapshot(c.out / folder_name(name), done)
+            timed[name] = done
+        rows = [c.row(name, file, judge_, fixed) for name, file in timed.items()]
+        steps = {name: [line for line in log(c.out / folder_name(name)) if "loss" in line][-1]["step"] for name in MAIN}
+        rows = [[*row, steps[row[0]]] for row in rows]
+        text += [f"## {title}, equal time", "",
+                 f"{longest / 60:.1f} minutes of training each, on this machine with {options.ranks} "
+                 f"process{'es' if options.ranks > 1 else ''}.", "", table([*HEAD, "steps"], rows), "",
+                 f"![{title} after equal time]({part}-time.png)", ""]
+        figures[f"{part}-time.png"] = sheet(timed)
+        published = [[name, size, loss] for name, (loss, size) in PUBLISHED.items()]
+        text += ["The original's losses, summed over 1024 pixels, at 5,000 x 250 with other sizes of network:", "",
+                 table(["network", "parameters", "summed loss"], published), ""]
+    for name, image in figures.items():
+        image.save(options.out / name, optimize=True)
+    return "\n".join(text)
+
+
+def predictions(options) -> str:
+    """One network, three things to predict; validation and pictures compare, training losses do not."""
+    c = Comparison(options, "predictions")
+    files = {}
+    for kind in ("velocity", "data", "noise"):
+        file = c.out / f"{kind}.safetensors"
+        if not file.exists():
+            snapshot(c.train(kind, c.networks["U-Net"], prediction=kind), file)
+        files[kind] = file
+    judge_, fixed = c.judge(), c.fixed()
+    rows = []
+    for kind, file in files.items():
+        m = measured(file, judge_, fixed, options.count)
+        rows.append([kind, f"{m['validation']:.4f}", *(f"{100 * m[f'scores {g}']['read as asked']:.1f} %" for g in (1, 3)),
+                     f"{m['scores 1']['frechet']:.1f}"])
+    sheet(files, (1.0, 3.0)).save(options.out / "predictions.png", optimize=True)
+    return "\n".join(["## What to predict", "", f"The U-Net on MNIST, {c.steps:,} steps of {c.values['batch']}.", "",
+                      table(["prediction", "validation", "read, guidance 1", "read, guidance 3", "Fréchet"], rows), "",
+                      "![What to predict](predictions.png)", ""])
+
+
+NOTES = """\
+Training loss: mean over the last 500 steps, a number (pixel), and summed over all of them. Validation: the project's
+fixed noise and times, min(1 / (1 - t)^2, 5) |x1_hat - x1|^2, whatever is predicted. Read: the share of generated
+pictures that the classifier reads as the class asked for. Fréchet: between this classifier's features of generated
+pictures (guidance 1) and of the test set; it is not FID and compares within this report only.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="MNIST's folder")
+    parser.add_argument("--fashion", type=Path, help="Fashion-MNIST's folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/architectures"))
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: mnist; may be given several times")
+    parser.add_argument("--full", action="store_true", help="recipe.toml, the original's length, instead of laptop.toml")
+    parser.add_argument("--one-direction", action="store_true", help="also the one-direction Mamba, as the original's")
+    parser.add_argument("--steps", type=int, default=0, help="other than the recipe's")
+    parser.add_argument("--count", type=int, default=500, help="pictures a network and guidance that are judged")
+    parser.add_argument("--judge-steps", type=int, default=1400, help="length of the classifier's training")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share each batch")
+    options = parser.parse_args()
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for part in options.part or ["mnist"]:
+            text = predictions(options) if part == "predictions" else compare(options, part)
+            (options.out / f"{part}.part.md").write_text(text, encoding="utf-8")
+        # What earlier calls found stays in the report.
+        done = [options.out / f"{part}.part.md" for part in PARTS]
+        sections = [file.read_text(encoding="utf-8") for file in done if file.exists()]
+        write_report(options.out, "\n".join([*sections, NOTES]), {})
+    except MlxflowError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
