@@ -107,7 +107,8 @@ class Comparison:
     def train(self, name: str, model: dict, *, seconds: float = 0.0, **settings) -> Path:
         run = self.out / folder_name(name)
         # Without a sheet every thousand steps: the report draws its own.
-        given = {"model": model, "sample_every": 10 * self.steps, **settings}
+        given = {"model": model, "sample_every": 10 * self.steps,
+                 "log_every": max(1, min(self.values["log_every"], self.steps // 10)), **settings}
         train(run, self.data, self.recipe, ranks=self.options.ranks, steps=0 if seconds else self.steps, seconds=seconds,
               settings=given)
         return run
