@@ -119,8 +119,8 @@ def lines_of(part: str, numbers) -> list[str]:
             rows.append(f"{row['steps']:2} steps, guidance {row['guidance']:g}: {', '.join(cells)}")
         return rows
     if part == "novel":
-        return [f"{part:13} {numbers['copies']} of {numbers['n']} are copies of training pictures, median distance "
-                f"{numbers['median_distance']:.2f}"]
+        return [f"{part:13} {numbers['copies']} of {numbers['n']} are nearer than {numbers['copy_below']:g} to a training "
+                f"picture, median {numbers['median_distance']:.2f}"]
     if part == "validation":
         return [f"{part:13} {split}: loss {of['prompt']['loss']:.4f}"
                 + (f" ({of['prompt']['excess']:.4f} above the floor)" if "excess" in of["prompt"] else "")
