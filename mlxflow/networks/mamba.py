@@ -10,12 +10,14 @@ Unrolled, y_i = sum_(j <= i) (prod_(j < k <= i) a_k) (C_i . B_j) d_j x_j, so a c
 products with a triangular matrix of decays, and only the states at the chunks' ends are a recurrence: `scan`.
 `scan_sequential` is the definition, token by token, and the tests' oracle.
 
-The mixer of a block:  u, z = W h;  u = silu(local(u));  y = sum over directions of the scan;  W (norm(y) silu(z)).
-`local` is a causal convolution over four tokens a channel, as in Mamba, written as shifts. The backward direction
-reads the tokens from the last to the first with a convolution, B, C, d and r of its own.
+The mixer of a block:  u, z = W h;  u = silu(local(u));  y = sum over directions of the scan of u;  W (norm(y) silu(z)).
+`local` is a convolution along the tokens, a channel each: with one direction over this token and the three before it,
+as in Mamba; with two over this token and its neighbours. The second direction reads the tokens from the last to the
+first with B, C, d, r and D of its own.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import mlx.nn as nn
 
@@ -23,7 +25,8 @@ from mlxflow.networks.blocks import RMSNorm, _on_cpu, polynomial_exp, silu
 from mlxflow.networks.dit import PatchSequence, check_patches
 from mlxflow.runtime import mx
 
-LOCAL = 4
+# Places that `local` sees, by the number of directions, relative to its own.
+PLACES = {1: (-3, -2, -1, 0), 2: (-1, 0, 1)}
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,36 @@ def scan(x: mx.array, decay: mx.array, b: mx.array, c: mx.array, chunk: int = 16
     return y.transpose(0, 1, 3, 2, 4).reshape(batch, count * chunk, heads, width)[:, :length]
 
 
+def shifted(x: mx.array, places: tuple[int, ...]) -> list[mx.array]:
+    """x `[B, L, D]` moved so that entry i is x_(i + place), for each place; zeros come in at the ends."""
+    before, after, length = -min(0, *places), max(0, *places), x.shape[1]
+    padded = mx.pad(x, [(0, 0), (before, after), (0, 0)])
+    return [padded[:, before + p:before + p + length] for p in places]
+
+
+@cache
+def local_convolution(places: tuple[int, ...]):
+    """f(u `[B, L, D]`, w `[K, D]`) = sum_k w_k u_(i + places[k]). A gradient of its own: MLX's would scatter slices."""
+
+    @mx.custom_function
+    def convolve(u: mx.array, w: mx.array) -> mx.array:
+        return sum(w[k] * part for k, part in enumerate(shifted(u, places)))
+
+    @convolve.vjp
+    def _(primals, cotangent, _):
+        u, w = primals
+        back = sum(w[k] * part for k, part in enumerate(shifted(cotangent, tuple(-p for p in places))))
+        return back, mx.stack([(cotangent * part).sum(axis=(0, 1)) for part in shifted(u, places)])
+
+    return convolve
+
+
 class Direction(nn.Module):
     """One selective scan over u `[B, L, inner]`, from the first token to the last."""
 
     def __init__(self, config: MambaConfig, inner: int):
         super().__init__()
         self.heads, self.chunk = config.heads, config.chunk
-        self.local = mx.random.uniform(-0.5, 0.5, (LOCAL, inner))
-        self.local_bias = mx.zeros((inner,))
         self.select = nn.Linear(inner, 2 * config.state, bias=False)
         self.project_step = nn.Linear(inner, config.heads, bias=False)
         # Steps from 0.01 to 0.1 and rates from 1 to 16, as Mamba begins with: memories of 1 to 100 tokens.
@@ -138,9 +163,6 @@ class Direction(nn.Module):
         self.through = mx.ones((config.heads,))
 
     def __call__(self, u: mx.array) -> mx.array:
-        length = u.shape[1]
-        padded = mx.pad(u, [(0, 0), (LOCAL - 1, 0), (0, 0)])
-        u = silu(sum(self.local[k] * padded[:, k:k + length] for k in range(LOCAL)) + self.local_bias)
         b, c = mx.split(self.select(u).astype(mx.float32), 2, axis=-1)
         step = nn.softplus((self.project_step(u) + self.step_bias).astype(mx.float32))  # [B, L, H]
         x = u.reshape(*u.shape[:2], self.heads, -1)
@@ -156,12 +178,16 @@ class Mixer(nn.Module):
         super().__init__()
         inner = int(config.expand * config.width)
         self.inside = nn.Linear(config.width, 2 * inner, bias=False)
+        self.places = PLACES[config.directions]
+        self.local = mx.random.uniform(-0.5, 0.5, (len(self.places), inner))
+        self.local_bias = mx.zeros((inner,))
         self.directions = [Direction(config, inner) for _ in range(config.directions)]
         self.norm = RMSNorm(inner)
         self.out = nn.Linear(inner, config.width)
 
     def __call__(self, x: mx.array) -> mx.array:
         u, gate = mx.split(self.inside(x), 2, axis=-1)
+        u = silu(local_convolution(self.places)(u, self.local) + self.local_bias)
         y = self.directions[0](u)
         if len(self.directions) == 2:
             y = y + self.directions[1](u[:, ::-1])[:, ::-1]

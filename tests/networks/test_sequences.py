@@ -7,7 +7,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlxflow.errors import MlxflowError
 from mlxflow.networks import build, describe
 from mlxflow.networks.dit import DiTConfig, positions
-from mlxflow.networks.mamba import MambaConfig, decayed, scan, scan_sequential
+from mlxflow.networks.mamba import MambaConfig, decayed, local_convolution, scan, scan_sequential
 from mlxflow.runtime import mx
 
 SIZES = {"image_size": 8, "channels": 3, "classes": 4}
@@ -123,6 +123,20 @@ def test_the_decay_is_the_exponential():
     np.testing.assert_allclose(np.array(decayed(x)), np.exp(np.array(x, np.float64)), rtol=2e-6, atol=2e-7)
     slope = mx.grad(lambda v: decayed(v).sum())(x)
     assert mx.array_equal(slope, decayed(x))
+
+
+@pytest.mark.parametrize("places", [(-3, -2, -1, 0), (-1, 0, 1)])
+def test_the_local_convolution_and_its_gradient_are_the_sum_they_say(places):
+    u, w = mx.random.normal((2, 7, 5), key=mx.random.key(0)), mx.random.normal((len(places), 5), key=mx.random.key(1))
+
+    def plain(u, w):
+        rows = [sum(w[k] * u[:, i + p] for k, p in enumerate(places) if 0 <= i + p < 7) for i in range(7)]
+        return mx.stack(rows, axis=1)
+
+    ours = local_convolution(places)
+    assert mx.allclose(ours(u, w), plain(u, w), atol=1e-6)
+    for got, want in zip(*(mx.grad(lambda u, w: mx.sin(f(u, w)).sum(), argnums=(0, 1))(u, w) for f in (ours, plain))):
+        assert mx.allclose(got, want, atol=1e-5)
 
 
 def test_one_direction_reads_forwards_only():
