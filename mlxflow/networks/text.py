@@ -4,9 +4,15 @@
     h = h + Attention(RMSNorm(h))     `layers` times, over the words that the mask names
     h = h + MLP(RMSNorm(h))
     tokens = RMSNorm(h)               pooled = P mean(tokens over the words of the mask)
+    sketch = base + W2 silu(W1 pooled)      a small picture of the prompt, if the config has one
 
-A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens and a zero pooled vector:
-the network that reads the condition puts its own learned null in their place.
+The sketch is what words alone can say of the picture: near t = 0, where a flow starts, x_t says nothing, and the
+best prediction is the mean picture of the prompt. Attention and modulation learn that slowly, since they write to all
+positions alike; an MLP that writes to each position learns it several times as fast, and can be trained on text and
+thumbnails alone at a tenth of a U-Net's cost.
+
+A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens, a zero pooled vector and a zero
+sketch: the network that reads the condition puts its own learned null in their place.
 """
 
 from dataclasses import dataclass
@@ -16,20 +22,47 @@ from mlxflow.runtime import mx
 
 import mlx.nn as nn  # noqa: E402
 
-from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, silu, split_heads
+from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, depth_to_space, silu, split_heads
 
 
 class Condition(NamedTuple):
-    """What a network is told of a prompt: tokens [B, L, D] and pooled [B, D] float32, mask [B, L] bool."""
+    """What a network is told of a prompt: tokens [B, L, D] and pooled [B, D] float32, mask [B, L] bool.
+
+    sketch is `[B, G, G, C]` float32, about [-1, 1], or empty `[B, 0]` from an encoder that draws none.
+    """
 
     tokens: mx.array
     mask: mx.array
     pooled: mx.array
+    sketch: mx.array
+
+
+class Sketch(nn.Module):
+    """Pooled text `[B, D]` to a small picture `[B, G, G, C]`.
+
+    The MLP writes `features` numbers for each of 4x4 cells; one matrix that all cells share turns them into pixels.
+    """
+
+    CELLS = 4
+
+    def __init__(self, width: int, hidden: int, shape: tuple[int, ...], features: int = 32):
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, self.CELLS**2 * features)
+        self.pixels = nn.Linear(features, (shape[0] // self.CELLS) ** 2 * shape[2], bias=False)
+        self.base = mx.zeros(shape)
+
+    def __call__(self, pooled: mx.array) -> mx.array:
+        cells = self.down(silu(self.up(pooled))).reshape(len(pooled), self.CELLS, self.CELLS, -1)
+        return self.base + depth_to_space(self.pixels(cells), self.base.shape[0] // self.CELLS)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words."""
+    """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words.
+
+    sketch is the hidden width of the sketch's MLP (0: no sketch), sketch_shape the small picture (G, G, C).
+    """
 
     word_dim: int = 128
     width: int = 192
@@ -37,10 +70,14 @@ class TextConfig:
     heads: int = 4
     hidden: int = 512
     length: int = 24
+    sketch: int = 0
+    sketch_shape: tuple[int, ...] = (16, 16, 4)
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.sketch_shape[0] % Sketch.CELLS:
+            raise ValueError(f"a sketch of {self.sketch_shape[0]} pixels is not a multiple of {Sketch.CELLS}")
 
 
 class SelfAttention(nn.Module):
@@ -88,6 +125,8 @@ class TextEncoder(nn.Module):
         self.blocks = [TextBlock(config.width, config.heads, config.hidden) for _ in range(config.layers)]
         self.norm = RMSNorm(config.width)
         self.pool = nn.Linear(config.width, config.width, bias=False)
+        if config.sketch:
+            self.sketch = Sketch(config.width, config.sketch, config.sketch_shape)
 
     def __call__(self, vectors: mx.array, mask: mx.array) -> Condition:
         present = mask[..., None].astype(vectors.dtype)
@@ -97,4 +136,7 @@ class TextEncoder(nn.Module):
             x = block(x, bias)
         tokens = self.norm(x) * present
         pooled = self.pool(tokens.sum(axis=1) / mx.maximum(present.sum(axis=1), 1.0))
-        return Condition(tokens, mask, pooled)
+        if not self.config.sketch:
+            return Condition(tokens, mask, pooled, mx.zeros((len(mask), 0), dtype=tokens.dtype))
+        some = mx.any(mask, axis=1)[:, None, None, None]
+        return Condition(tokens, mask, pooled, mx.where(some, self.sketch(pooled), 0.0))

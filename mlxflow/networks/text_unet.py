@@ -12,7 +12,7 @@ from mlxflow.networks.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class TextUNetConfig:
-    """Sizes of both parts; `unet.text_width` must be `text.width`."""
+    """Sizes of both parts, which must agree on the text's width and on the sketch."""
 
     text: TextConfig = TextConfig()
     unet: UNetConfig = UNetConfig()
@@ -31,6 +31,11 @@ class TextUNet(nn.Module):
         super().__init__()
         if config.text.width != config.unet.text_width:
             raise ValueError(f"text width {config.text.width} is not the U-Net's {config.unet.text_width}")
+        unet, grid = config.unet, config.unet.image_size // config.unet.patch
+        if unet.sketch != bool(config.text.sketch):
+            raise ValueError("a sketch needs both the text encoder that draws it and the U-Net that reads it")
+        if unet.sketch and config.text.sketch_shape != (grid, grid, unet.channels):
+            raise ValueError(f"a sketch of {config.text.sketch_shape} does not fit {(grid, grid, unet.channels)}")
         self.config = config
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)

@@ -5,7 +5,8 @@
 
 A layer costs 2 x parameters x positions, so most parameters stand at 8x8 and 4x4, resolution changes by
 space-to-depth and a matrix product, and attention (over the grid's own positions and the text tokens, one
-softmax) is left to the small grids. Time and pooled text modulate each block (FiLM; Perez et al. 2017).
+softmax) is left to the small grids. Time and pooled text modulate each block (FiLM; Perez et al. 2017). A prompt's
+sketch, one pixel a patch, joins the patches at the input.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from mlxflow.runtime import mx
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of the U-Net. Lists have one entry a level, from the largest grid to the smallest."""
+    """Sizes of the U-Net. Lists have one entry a level, from the largest grid to the smallest.
+
+    sketch: whether the condition brings a sketch `[B, S / patch, S / patch, channels]`.
+    """
 
     image_size: int = 64
     channels: int = 4
@@ -33,6 +37,7 @@ class UNetConfig:
     embedding: int = 160
     text_width: int = 192
     pixel_width: int = 8
+    sketch: bool = False
 
 
 class Modulation(nn.Module):
@@ -139,6 +144,8 @@ class UNet(nn.Module):
         self.skips = [nn.Linear(widths[i], widths[i]) for i in levels[:-1]]
         self.head_norm = Modulation(widths[0], config.embedding)
         self.head = zero(nn.Linear(widths[0], patch_dims))
+        if config.sketch:
+            self.sketch = zero(nn.Linear(config.channels, widths[0], bias=False))
         if config.pixel_width:
             self.pixel_in = nn.Conv2d(config.channels, config.pixel_width, 3, padding=1)
             self.pixel_out = zero(nn.Conv2d(config.pixel_width, config.channels, 3, padding=1))
@@ -153,6 +160,8 @@ class UNet(nn.Module):
         bias = mx.where(open_text, 0.0, CLOSED).astype(x.dtype)
 
         h = self.stem(space_to_depth(x, config.patch)) + self.position
+        if config.sketch:
+            h = h + self.sketch(condition.sketch)
         skips = []
         for i, stage in enumerate(self.encoder):
             h = stage(h, embedding, condition.tokens, bias)

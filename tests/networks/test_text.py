@@ -119,3 +119,42 @@ def test_pretrained_weights_put_like_prompts_side_by_side():
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     scores = unit @ unit.T - 2 * np.eye(len(prompts))
     assert scores.argmax(axis=1).tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+SKETCHING = TextConfig(word_dim=12, width=16, layers=1, heads=4, hidden=24, length=10, sketch=20, sketch_shape=(8, 8, 3))
+
+
+def test_a_sketch_is_drawn_from_the_words_and_none_from_an_empty_prompt():
+    mx.random.seed(4)
+    encoder = TextEncoder(SKETCHING)
+    encoder.sketch.base = mx.ones((8, 8, 3))
+    condition = encoder(*batch(7, [4, 0, 6]))
+    assert condition.sketch.shape == (3, 8, 8, 3)
+    assert not condition.sketch[1].any().item()
+    assert mx.abs(condition.sketch[0] - condition.sketch[2]).min().item() > 0
+
+
+def test_the_sketch_writes_to_every_pixel_apart():
+    """A gradient of each cell's pixels reaches rows of `down` that no other cell uses."""
+    mx.random.seed(5)
+    encoder = TextEncoder(SKETCHING)
+    pooled = mx.random.normal((1, 16))
+    rows = []
+    for cell in ((0, 0), (1, 3)):
+        def of_cell(parameters, cell=cell):
+            encoder.sketch.update(parameters)
+            y, x = (2 * c for c in cell)
+            return encoder.sketch(pooled)[0, y : y + 2, x : x + 2].sum()
+
+        gradient = mx.grad(of_cell)(encoder.sketch.parameters())["down"]["bias"]
+        rows.append(set(np.flatnonzero(np.array(gradient)).tolist()))
+    assert len(rows[0]) == len(rows[1]) == 32 and not rows[0] & rows[1]
+
+
+def test_an_encoder_without_a_sketch_says_so_by_an_empty_one(encoder):
+    assert encoder(*batch(8, [3])).sketch.shape == (1, 0)
+
+
+def test_a_sketch_of_a_size_that_cells_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        TextConfig(sketch=8, sketch_shape=(6, 6, 4))

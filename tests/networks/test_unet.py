@@ -9,7 +9,8 @@ from mlxflow.networks.text import Condition
 from mlxflow.networks.unet import UNet, UNetConfig
 from mlxflow.runtime import mx
 
-SMALL = UNetConfig(image_size=16, widths=(16, 32, 32), embedding=32, heads_dim=16, text_width=24, pixel_width=4)
+SMALL = UNetConfig(image_size=16, widths=(16, 32, 32), embedding=32, heads_dim=16, text_width=24, pixel_width=4,
+                   sketch=True)
 
 
 def random(*shape, seed=0):
@@ -24,13 +25,14 @@ def awake(config=SMALL):
     return net
 
 
-def condition(batch=3, length=5, words=3, width=24, seed=1):
+def condition(batch=3, length=5, words=3, width=24, seed=1, grid=4):
     mask = mx.broadcast_to(mx.arange(length)[None] < words, (batch, length))
-    return Condition(random(batch, length, width, seed=seed), mask, random(batch, width, seed=seed + 1))
+    return Condition(random(batch, length, width, seed=seed), mask, random(batch, width, seed=seed + 1),
+                     random(batch, grid, grid, 4, seed=seed + 2))
 
 
 def test_the_emoji_model_has_4_7_million_parameters():
-    model = build({"kind": "text-unet", "text": {}, "unet": {}})
+    model = build({"kind": "text-unet", "text": {"sketch": 512}, "unet": {"sketch": True}})
     count = sum(p.size for _, p in tree_flatten(model.unet.parameters()))
     assert 4_600_000 <= count <= 4_800_000
 
@@ -57,6 +59,7 @@ def test_every_input_and_every_parameter_matters():
     assert not mx.allclose(base, net(x + 0.1, t, words))
     assert not mx.allclose(base, net(x, t + 0.05, words))
     assert not mx.allclose(base, net(x, t, condition(seed=7)))
+    assert not mx.allclose(base, net(x, t, words._replace(sketch=words.sketch + 0.1)))
 
 
 def test_masked_words_and_the_other_pictures_of_a_batch_do_not_matter():
@@ -72,7 +75,8 @@ def test_masked_words_and_the_other_pictures_of_a_batch_do_not_matter():
 def test_a_dropped_prompt_is_the_same_null_whatever_it_was():
     net = awake()
     x, t = random(2, 16, 16, 4), mx.array([0.3, 0.3])
-    outs = [net(x, t, condition(2, words=0, seed=seed)) for seed in (1, 2)]
+    none = mx.zeros((2, 4, 4, 4))
+    outs = [net(x, t, condition(2, words=0, seed=seed)._replace(sketch=none)) for seed in (1, 2)]
     assert np.array_equal(*map(np.array, outs))
     assert np.isfinite(np.array(outs[0])).all()
 
@@ -80,5 +84,5 @@ def test_a_dropped_prompt_is_the_same_null_whatever_it_was():
 @pytest.mark.parametrize("size", [16, 32])
 def test_the_grid_follows_the_picture_size(size):
     config = UNetConfig(image_size=size, widths=(16, 32), blocks=(1, 1), attention=(0, 1), embedding=32, heads_dim=16,
-                        text_width=24)
+                        text_width=24)  # and no sketch
     assert awake(config)(random(1, size, size, 4), mx.array([0.5]), condition(1)).shape == (1, size, size, 4)
