@@ -202,9 +202,12 @@ def write_arrays(file: Path, arrays: dict[str, mx.array], config: dict | None = 
         os.fsync(f.fileno())
 
 
-def save(folder: Path, arrays: dict[str, mx.array], config: dict, words: Path, *, dtype: mx.Dtype = mx.float16,
-         force: bool = False) -> None:
-    """A weights folder of `arrays` by parameter name. Files appear whole or not at all; others in it are kept."""
+def save(folder: Path, arrays: dict[str, mx.array], config: dict, words: Path | None = None, *,
+         autoencoder: Path | None = None, dtype: mx.Dtype = mx.float16, force: bool = False) -> None:
+    """A weights folder of `arrays` by parameter name, with the word table or the autoencoder that the model needs.
+
+    Files appear whole or not at all; others in the folder are kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MODEL).exists() and not force:
         raise MlxflowError(f"{folder} already holds weights: add --force to replace them.")
@@ -213,8 +216,9 @@ def save(folder: Path, arrays: dict[str, mx.array], config: dict, words: Path, *
     try:
         write_arrays(partial / MODEL, {n: a.astype(dtype) for n, a in arrays.items()}, config)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if words.resolve() != (folder / WORDS).resolve():
-            shutil.copyfile(words, partial / WORDS)
+        for name, source in ((WORDS, words), (AUTOENCODER, autoencoder)):
+            if source is not None and source.resolve() != (folder / name).resolve():
+                shutil.copyfile(source, partial / name)
         for file in partial.iterdir():
             os.replace(file, folder / file.name)
     finally:

@@ -145,3 +145,14 @@ def test_folders_that_are_none_are_sentences(theirs, tmp_path):
         (tmp_path / "x" / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(MlxflowError, match=says):
             read_diffusers(tmp_path / "x")
+
+
+def test_a_converted_model_is_saved_loaded_and_keeps_its_scale(theirs, tmp_path):
+    from mlxflow import weights
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    config, arrays = read_diffusers(tmp_path / "theirs")
+    weights.save(tmp_path / "ours", arrays, config, dtype=mx.float32)
+    model = weights.load(tmp_path / "ours")
+    assert model.config["scale"] == config["scale"] and model.network.latent_shape == (8, 8, 4)
+    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == ["config.json", "model.safetensors"]
