@@ -36,8 +36,8 @@ def test_the_grid_rises_from_0_to_1_and_ends_with_a_long_enough_step(steps, last
     assert len(times) == steps + 1 and times[0] == 0 and times[-1] == 1
     gaps = np.diff(times)
     assert (gaps > 0).all() and gaps[-1] >= min(last, 1.0) - 1e-12
-    if 1 / steps > last:
-        assert times == uniform_grid(steps)
+    if 1 - (1 - 1 / steps) ** 2 > last:
+        assert times == [t**2 for t in uniform_grid(steps)]
 
 
 @pytest.mark.parametrize("solver", NAMES)
@@ -91,9 +91,9 @@ def test_states_count_calls_and_end_at_the_data():
         return -x
 
     seen = list(states(velocity, mx.zeros((1,)), mx.zeros((1,)), NOISE, 5, "heun"))
-    assert [round(state.t, 6) for state in seen] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [round(state.t, 6) for state in seen] == [0.04, 0.16, 0.36, 0.64, 1.0]
     assert [state.nfe for state in seen] == [2, 4, 6, 8, 9] and len(asked) == 9
-    assert max(asked) == pytest.approx(0.8)
+    assert max(asked) == pytest.approx(0.64)
     assert mx.array_equal(seen[-1].x, seen[-1].x1_estimate)
 
 
@@ -139,7 +139,7 @@ def test_generate_gives_n_pictures_of_each_prompt_with_rising_seeds(pipeline):
 def test_stream_shows_each_step_and_ends_with_the_picture(pipeline):
     frames = list(pipeline.stream(requests_for(["cat"], 2, 0), Settings(steps=3)))
     assert [(frame.index, round(frame.t, 3)) for frame in frames] == [
-        (0, 0.333), (0, 0.667), (0, 1), (1, 0.333), (1, 0.667), (1, 1)]
+        (0, 0.111), (0, 0.444), (0, 1), (1, 0.111), (1, 0.444), (1, 1)]
     assert frames[2].pixels.dtype == np.uint8 and frames[2].pixels.shape == (16, 16, 4)
     image = pipeline.generate("cat", seed=0, steps=3)[0]
     assert np.array_equal(frames[2].pixels, np.asarray(image))
