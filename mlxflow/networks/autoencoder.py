@@ -24,9 +24,9 @@ class KLConfig:
     image_size: int = 32
     channels: int = 1
     latent: int = 4
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (8, 32, 64)
     layers: int = 1
-    groups: int = 8
+    groups: int = 4
 
     def __post_init__(self):
         if not self.widths or self.image_size % 2 ** (len(self.widths) - 1):
@@ -50,8 +50,31 @@ PRESETS = {
 }
 
 
-def group_norm(groups: int, width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, width, eps=1e-6, pytorch_compatible=True)
+class GroupNorm(nn.Module):
+    """Normalisation over positions and the channels of a group, then weight and bias a channel (Wu & He 2018).
+
+    Means over positions are taken a channel each, as a matrix product, then over the group's channels: on the CPU three
+    times as quick as MLX's own, which transposes.
+    """
+
+    def __init__(self, groups: int, width: int):
+        super().__init__()
+        self.groups = groups
+        self.weight = mx.ones((width,))
+        self.bias = mx.zeros((width,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        off = flat - self.mean(flat)
+        scale = mx.rsqrt(self.mean(mx.square(off)) + 1e-6) * self.weight
+        return (off * scale + self.bias).reshape(x.shape)
+
+    def mean(self, flat: mx.array) -> mx.array:
+        """Of `[B, N, C]` over positions and group, for each channel: `[B, 1, C]`."""
+        batch, count, width = flat.shape
+        channels = mx.full((batch, 1, count), 1 / count, dtype=flat.dtype) @ flat
+        means = channels.reshape(batch, self.groups, -1).mean(axis=-1, keepdims=True)
+        return mx.broadcast_to(means, (batch, self.groups, width // self.groups)).reshape(batch, 1, width)
 
 
 class Residual(nn.Module):
@@ -59,9 +82,9 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, groups: int):
         super().__init__()
-        self.norm1 = group_norm(groups, inputs)
+        self.norm1 = GroupNorm(groups, inputs)
         self.conv1 = Conv3x3(inputs, outputs)
-        self.norm2 = group_norm(groups, outputs)
+        self.norm2 = GroupNorm(groups, outputs)
         self.conv2 = Conv3x3(outputs, outputs)
         if inputs != outputs:
             self.conv_shortcut = nn.Conv2d(inputs, outputs, 1)
@@ -77,7 +100,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, groups: int):
         super().__init__()
-        self.group_norm = group_norm(groups, width)
+        self.group_norm = GroupNorm(groups, width)
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
@@ -157,7 +180,7 @@ class Encoder(nn.Module):
         self.down_blocks = [Level(widths[max(0, i - 1)], w, config.layers, groups,
                                   "down" if i < len(widths) - 1 else None) for i, w in enumerate(widths)]
         self.mid_block = Middle(widths[-1], groups)
-        self.conv_norm_out = group_norm(groups, widths[-1])
+        self.conv_norm_out = GroupNorm(groups, widths[-1])
         self.conv_out = Conv3x3(widths[-1], outputs)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -177,7 +200,7 @@ class Decoder(nn.Module):
         self.mid_block = Middle(widths[0], groups)
         self.up_blocks = [Level(widths[max(0, i - 1)], w, config.layers + 1, groups,
                                 "up" if i < len(widths) - 1 else None) for i, w in enumerate(widths)]
-        self.conv_norm_out = group_norm(groups, widths[-1])
+        self.conv_norm_out = GroupNorm(groups, widths[-1])
         self.conv_out = Conv3x3(widths[-1], config.channels)
 
     def __call__(self, z: mx.array) -> mx.array:

@@ -21,7 +21,7 @@ from mlxflow.training.config import TrainConfig
 from mlxflow.weights import WORDS
 
 # Pictures of the training set, and of a large validation set, whose loss is watched.
-_SEEN, _VAL = 64, 128
+_SEEN, VAL = 64, 128
 
 
 class Dataset(Protocol):
@@ -108,7 +108,7 @@ class LabelDataset:
         self.stamp = {"classes": list(self.train.names)} if self.conditional else {}
         self.fixed = {}
         if len(parts["val"]):
-            self.fixed["val"] = self.fixed_set(spread(parts["val"], _VAL))
+            self.fixed["val"] = self.fixed_set(spread(parts["val"], VAL))
         chosen = np.random.default_rng(0).permutation(len(self.train))[:_SEEN]
         self.fixed["seen"] = self.fixed_set(self.train.take(chosen))
 

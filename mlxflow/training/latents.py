@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from mlxflow import paths, weights  # noqa: E402
 from mlxflow.data.labelled import Labelled, indices, open_labelled, to_rgba, to_unit  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
-from mlxflow.training.dataset import LabelDataset  # noqa: E402
+from mlxflow.training.dataset import VAL, LabelDataset, spread  # noqa: E402
 
 BATCH = 64
 
@@ -69,6 +69,7 @@ class LatentDataset(LabelDataset):
         if not hasattr(network, "latents"):
             raise MlxflowError(f"{autoencoder} holds a {network.kind}, not an autoencoder.")
         pixels = open_labelled(folder, network.shape[0], network.shape[2])
+        pixels["val"] = spread(pixels["val"], VAL)
         latents, scale = cached(model, pixels, model.config.get("scale"))
         parts = {name: Labelled(latents.get(name, np.empty((0, *network.latent_shape), np.float32)), part.labels,
                                 part.names) for name, part in pixels.items()}
