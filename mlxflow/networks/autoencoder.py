@@ -24,7 +24,7 @@ class KLConfig:
     image_size: int = 32
     channels: int = 1
     latent: int = 4
-    widths: tuple[int, ...] = (8, 32, 64)
+    widths: tuple[int, ...] = (8, 16, 32)
     layers: int = 1
     groups: int = 4
 
