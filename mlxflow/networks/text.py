@@ -4,17 +4,20 @@
     h = h + Attention(RMSNorm(h))     `layers` times, over the words that the mask names
     h = h + MLP(RMSNorm(h))
     tokens = RMSNorm(h)               pooled = P mean(tokens over the words of the mask)
-    sketch = base + W2 silu(W1 pooled)      a small picture of the prompt, if the config has one
+    sketch = base + W memory(pooled)        a small picture of the prompt, if the config has one
 
 The sketch is what words alone can say of the picture: near t = 0, where a flow starts, x_t says nothing, and the
 best prediction is the mean picture of the prompt. Attention and modulation learn that slowly, since they write to all
-positions alike; an MLP that writes to each position learns it several times as fast, and can be trained on text and
-thumbnails alone at a tenth of a U-Net's cost.
+positions alike; a layer that writes to each position learns it several times as fast, and can be trained on text and
+thumbnails alone at a tenth of a U-Net's cost. That layer is a memory (attention over learned slots): its softmax snaps
+a wording that was never seen to the slots of those nearby, where an MLP of the same size mixes them into a blur. With
+the encoder fixed it named 14.5 % of held-out prompts' thumbnails (R@5 26.7 %), the MLP 6.3 % (16.6 %).
 
 A prompt whose mask is all False (empty, or dropped for guidance) has zero tokens, a zero pooled vector and a zero
 sketch: the network that reads the condition puts its own learned null in their place.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,23 +40,45 @@ class Condition(NamedTuple):
     sketch: mx.array
 
 
+class Memory(nn.Module):
+    """Attention over learned slots: x `[B, D]` to `[B, HEADS * VALUE]`.
+
+    Each head asks its own `slots` keys, q_h . k_hs / sqrt(KEY) with q RMS-normalised, and answers with the softmax's
+    mean of their values.
+    """
+
+    HEADS, KEY, VALUE = 4, 48, 64
+
+    def __init__(self, width: int, slots: int):
+        super().__init__()
+        self.query = nn.Linear(width, self.HEADS * self.KEY)
+        self.norm = RMSNorm(self.KEY, affine=False)
+        self.slot_keys = 0.5 * math.sqrt(self.KEY) * mx.random.normal((self.HEADS, slots, self.KEY))
+        self.slot_values = 0.1 * mx.random.normal((self.HEADS, slots, self.VALUE))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        q = self.norm(split_heads(self.query(x)[None], self.HEADS))
+        return attention(q, self.slot_keys[None], self.slot_values[None])[0]
+
+
 class Sketch(nn.Module):
     """Pooled text `[B, D]` to a small picture `[B, G, G, C]`.
 
-    The MLP writes `features` numbers for each of 4x4 cells; one matrix that all cells share turns them into pixels.
+    A memory's answer becomes `features` numbers for each of 4x4 cells; one matrix that all cells share turns them into
+    pixels.
     """
 
     CELLS = 4
 
-    def __init__(self, width: int, hidden: int, shape: tuple[int, ...], features: int = 32):
+    def __init__(self, width: int, slots: int, shape: tuple[int, ...], features: int = 32):
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, self.CELLS**2 * features)
+        self.memory = Memory(width, slots)
+        self.down = nn.Linear(Memory.HEADS * Memory.VALUE, self.CELLS**2 * features)
         self.pixels = nn.Linear(features, (shape[0] // self.CELLS) ** 2 * shape[2], bias=False)
         self.base = mx.zeros(shape)
 
     def __call__(self, pooled: mx.array) -> mx.array:
-        cells = self.down(silu(self.up(pooled))).reshape(len(pooled), self.CELLS, self.CELLS, -1)
+        cells = self.down(self.memory(pooled)).reshape(len(pooled), self.CELLS, self.CELLS, -1)
         return self.base + depth_to_space(self.pixels(cells), self.base.shape[0] // self.CELLS)
 
 
@@ -61,7 +86,7 @@ class Sketch(nn.Module):
 class TextConfig:
     """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words.
 
-    sketch is the hidden width of the sketch's MLP (0: no sketch), sketch_shape the small picture (G, G, C).
+    sketch is the number of slots in each head of the sketch's memory (0: no sketch), sketch_shape the small picture (G, G, C).
     """
 
     word_dim: int = 128

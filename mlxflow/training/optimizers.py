@@ -15,7 +15,7 @@ from mlxflow.runtime import mx
 BETA1, BETA2, EPS = 0.9, 0.99, 1e-8
 MOMENTUM = 0.95
 # Layers that read or write data, or modulate, rather than mix features: Muon leaves them to AdamW.
-_EDGES = ("stem", "head", "pixel", "position", "null", "film", "project", "label", "local")
+_EDGES = ("stem", "head", "pixel", "position", "null", "film", "project", "label", "local", "slot")
 
 Arrays = dict[str, mx.array]
 
