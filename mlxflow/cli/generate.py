@@ -48,6 +48,7 @@ def generate(
     from PIL import Image
 
     from mlxflow.sampling import output
+    from mlxflow.sampling.formats import encode
     from mlxflow.sampling.pipeline import Pipeline, Settings, digest, requests_for
 
     settings = Settings(steps, solver, guidance, negative)
@@ -85,11 +86,11 @@ def generate(
             if not grid:
                 prompt, own_seed = requests[frame.index]
                 image = output.on_background(Image.fromarray(frame.pixels), background)
-                content = output.png_bytes(image, {"prompt": prompt, "seed": own_seed, **made_by}, prompt)
+                content = encode(image, names[0].suffix, {"prompt": prompt, "seed": own_seed, **made_by}, prompt)
                 _say(output.write(names[frame.index], content, force))
     if grid:
         image = _grid_of(pixels, texts, n, background)
-        content = output.png_bytes(image, {"prompts": texts, "n": n, "seed": chosen, **made_by}, ", ".join(texts))
+        content = encode(image, names[0].suffix, {"prompts": texts, "n": n, "seed": chosen, **made_by}, ", ".join(texts))
         _say(output.write(names[0], content, force))
 
 
@@ -98,6 +99,7 @@ def _grid_of(pixels: list, texts: list[str], n: int, background: str | None):
     import numpy as np
 
     from mlxflow.sampling import output
+    from mlxflow.sampling.formats import encode
 
     rows = len(texts) > 1 and 1 < n <= 12
     captions = [text for text in texts for _ in range(n)] if len(texts) > 1 else None

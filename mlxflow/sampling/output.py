@@ -1,7 +1,5 @@
-"""Pictures to files: backgrounds, grids, PNG with what made it, names that never overwrite, whole files only."""
+"""Pictures to files: backgrounds, grids, names that never overwrite, whole files only (formats.py has the bytes)."""
 
-import io
-import json
 import os
 import re
 import secrets
@@ -13,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from mlxflow import __version__
 from mlxflow.data.words import plain
 from mlxflow.errors import MlxflowError
+from mlxflow.sampling.formats import encode, suffix_of
 
 GAP = 8
 CAPTION_SIZE = 11
@@ -92,15 +89,8 @@ def grid(images: np.ndarray, columns: int, captions: Sequence[str] | None = None
 
 
 def png_bytes(image: Image.Image, made_by: dict, description: str) -> bytes:
-    """A PNG file whose iTXt chunks (UTF-8) say what made it: Description, Software, and `made_by` as JSON under
-    the keyword mlxflow. No time stamp: the same picture is the same bytes."""
-    chunks = PngInfo()
-    chunks.add_itxt("Description", description)
-    chunks.add_itxt("Software", f"mlxflow {__version__}")
-    chunks.add_itxt("mlxflow", json.dumps({**made_by, "version": __version__}, ensure_ascii=False))
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=chunks)
-    return file.getvalue()
+    """A PNG file that says what made it (see formats.py, which also writes other kinds)."""
+    return encode(image, ".png", made_by, description)
 
 
 def slug(prompt: str) -> str:
@@ -113,38 +103,40 @@ def slug(prompt: str) -> str:
 
 
 class Name(NamedTuple):
-    """A file to write: folder/base.png, or folder/base-number.png."""
+    """A file to write: folder/base.png, or folder/base-number.png, or another suffix."""
 
     folder: Path
     base: str
     number: int | None = None
+    suffix: str = ".png"
 
     @property
     def path(self) -> Path:
-        return self.folder / (f"{self.base}.png" if self.number is None else f"{self.base}-{self.number}.png")
+        number = "" if self.number is None else f"-{self.number}"
+        return self.folder / f"{self.base}{number}{self.suffix}"
 
     @property
     def next(self) -> "Name":
         return self._replace(number=(self.number or 1) + 1)
 
 
-def names(out: str | None, stems: Sequence[str]) -> list[Name]:
+def names(out: str | None, stems: Sequence[str], suffix: str = ".png") -> list[Name]:
     """Different names for as many pictures as there are stems.
 
     out: None is the current folder and the stems; a folder (it exists, or ends in a slash) keeps the stems; a file
-    name replaces them. A stem that several pictures share gets numbers from 1.
+    name replaces them, and its ending says the format. A stem that several pictures share gets numbers from 1.
+    suffix: where `out` has none.
     """
     if out is None or out.endswith(("/", os.sep)) or Path(out).is_dir():
         folder = Path(out or ".")
     else:
         path = Path(out)
-        if path.suffix.lower() not in ("", ".png"):
-            raise MlxflowError(f"Pictures are written as PNG: '{path.name}' should end in .png.")
+        suffix = suffix_of(path) if path.suffix else suffix
         folder, stems = path.parent, [path.stem] * len(stems)
     counts = Counter(stems)
     made: dict[Path, Name] = {}
     for stem in stems:
-        name = Name(folder, stem, 1 if counts[stem] > 1 else None)
+        name = Name(folder, stem, 1 if counts[stem] > 1 else None, suffix)
         while name.path in made:
             name = name.next
         made[name.path] = name
