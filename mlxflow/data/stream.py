@@ -15,6 +15,7 @@ import mlx.data as dx
 import numpy as np
 
 from mlxflow.data.augment import augment
+from mlxflow.data.compose import Composer
 from mlxflow.data.folder import Record
 from mlxflow.data.images import premultiply
 
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """batch counts all ranks; shift, scale and flip are `augment`'s."""
+    """batch counts all ranks; shift, scale and flip are `augment`'s; compose is the share of compositions."""
 
     batch: int
     seed: int = 0
@@ -41,6 +42,7 @@ class StreamConfig:
     shift: int = 0
     scale: float = 0.0
     flip: float = 0.0
+    compose: float = 0.0
     rank: int = 0
     size: int = 1
 
@@ -87,13 +89,17 @@ def stream(records: list[Record], images: np.ndarray, encode: Callable[[str], tu
     """
     order = Order(records, config.batch, config.seed)
     share = config.batch // config.size
+    composer = Composer(records, images) if config.compose else None
 
     def sample(number: int) -> Callable[[dict], dict]:
         def draw(item: dict) -> dict:
             index = int(item["record"])
             generator = np.random.default_rng([config.seed, _DRAW, number, int(item["draw"])])
-            caption = caption_of(records[index], generator, config.name_share)
-            image = augment(images[index], caption, generator, shift=config.shift, scale=config.scale, flip=config.flip)
+            if composer and generator.random() < config.compose:
+                image, caption = composer.draw(generator)
+            else:
+                image, caption = images[index], caption_of(records[index], generator, config.name_share)
+            image = augment(image, caption, generator, shift=config.shift, scale=config.scale, flip=config.flip)
             vectors, mask = encode(caption)
             return {"image": image, "vectors": vectors, "mask": mask.astype(np.uint8)}
         return draw

@@ -81,7 +81,7 @@ class TextDataset:
 
     def batches(self, config, rank, size, step):
         settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
-                                rank, size)
+                                config.compose, rank, size)
         return stream(self.train, self.train_images, self.encode, settings, step)
 
     def examples(self, config):
