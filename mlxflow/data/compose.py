@@ -188,7 +188,7 @@ class Composer:
             thing = _scaled(thing, 0.62 * head, 0.44 * size)
             _over(canvas, thing, point["head_top"][0] - thing.width / 2, point["head_top"][1] + 0.09 * head - thing.height)
         words = " ".join(_short(record))
-        return np.asarray(canvas.convert("RGBA")), f"{words} {wordings[generator.integers(len(wordings))]}", (
+        return np.array(canvas.convert("RGBA")), f"{words} {wordings[generator.integers(len(wordings))]}", (
             record.file_name, code)
 
     def _pair(self, generator):
@@ -208,7 +208,7 @@ class Composer:
             _over(canvas, second, (size - second.width) / 2, bottom)
             _over(canvas, first, (size - first.width) / 2, bottom + 0.06 * size - first.height)
             caption = f"{a} on {('', 'a ', 'top of ')[generator.integers(3)]}{b}"
-        return np.asarray(canvas.convert("RGBA")), caption, (self.records[one].file_name, self.records[two].file_name)
+        return np.array(canvas.convert("RGBA")), caption, (self.records[one].file_name, self.records[two].file_name)
 
 
 def _short(record: Record) -> list[str]:

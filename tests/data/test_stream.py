@@ -107,3 +107,20 @@ def test_captions_are_the_name_or_another_text():
 
 def test_records_without_a_base_are_groups_of_their_own():
     assert [g.tolist() for g in groups_of([record(0), record(1, "x"), record(2), record(3, "x")])] == [[0], [1, 3], [2]]
+
+
+def test_a_stream_with_compositions_can_be_entered_anywhere_and_shows_new_captions():
+    records, images = a_set()
+    images[..., :3] = (220, 30, 40)  # one strong hue, so that each can be recoloured
+    captions = set()
+
+    def known(caption):
+        captions.add(caption)
+        return np.zeros((LENGTH, 2), np.float32), np.array([True, True, False])
+
+    config = StreamConfig(batch=4, compose=0.5)
+    whole = list(islice(stream(records, images, known, config), 8))
+    later = list(islice(stream(records, images, known, config, 5), 3))
+    assert all(same(a, b) for a, b in zip(whole[5:], later))
+    assert captions - {text for r in records for text in (r.text, *r.texts)}
+    assert any(np.ptp(batch.images[..., 0]) > 1 for batch in whole)
