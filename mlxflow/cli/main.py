@@ -20,6 +20,7 @@ from mlxflow.errors import MlxflowError
 # name: the line that `mlxflow --help` shows
 COMMANDS = {
     "generate": "Type a few words, get a picture.",
+    "serve": "A page that draws while you type, and an API that OpenAI's clients speak.",
     "sample": "Draw from a model of classes, or of pictures without any.",
     "train": "Train a model on a folder of pictures, or go on with a run.",
     "data": "Make the folder of emoji, or look at a folder.",
