@@ -1,10 +1,11 @@
 """Weights on disk: a folder (model.safetensors, config.json, words.safetensors), a lone file, or a run folder.
 
     config = {"format": 1, "model": {...}, "process": {"path", "prediction", "floor"}, "words": sha256,
-              "trained": {"steps", "images", ...}}
+              "trained": {"steps", "images", ...}, "quantization": {"bits", "group_size"}}
 
-The config is also in the safetensors metadata, so that the lone file loads. Loading is strict: every name and
-shape must be the network's own and every value finite.
+The config is also in the safetensors metadata, so that the lone file loads. Loading is strict: every name, shape and
+kind of number must be the network's own and every value finite. "quantization" is there for quantised weights only
+(networks/quantise.py).
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,23 +86,34 @@ def resolve(path: str | Path) -> Path:
     raise MlxflowError(f"{path} holds no {MODEL}: give a weights folder, a run folder or a .safetensors file.")
 
 
-def read_config(file: Path) -> dict:
-    """The config in a safetensors file's metadata (else the config.json beside it), without reading the arrays."""
+def read_metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading the arrays."""
     try:
         with open(file, "rb") as f:
             length = struct.unpack("<Q", f.read(8))[0]
             if length > 100_000_000 or length > os.path.getsize(file):
                 raise ValueError
             metadata = json.loads(f.read(length)).get("__metadata__") or {}
-            text = metadata.get("config")
-    except (struct.error, ValueError, AttributeError):
+        if not isinstance(metadata, dict):
+            raise ValueError
+        return metadata
+    except (struct.error, ValueError, AttributeError, RecursionError):
         raise MlxflowError(f"{file} is not a safetensors file, or was cut off.") from None
+    except OSError as error:
+        raise MlxflowError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def read_config(file: Path) -> dict:
+    """The config in a safetensors file's metadata (else the config.json beside it), without reading the arrays."""
+    text = read_metadata(file).get("config")
     beside = file.parent / CONFIG
     try:
         config = json.loads(text if text else beside.read_text(encoding="utf-8"))
         for part, kind in (("model", dict), ("process", dict)):
             if not isinstance(config[part], kind):
                 raise ValueError
+        if not isinstance(config.get("quantization", {}), dict):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise MlxflowError(f"{file} holds no config, and there is none in {beside}.") from None
     return config
@@ -110,9 +123,12 @@ def build_from(config: dict, file: Path):
     """The network of a config that was read from `file`; raises MlxflowError when the config makes no sense."""
     from mlxflow.flow.paths import KINDS
     from mlxflow.networks import build
+    from mlxflow.networks.quantise import quantise
 
     try:
         network, process = build(config["model"]), config["process"]
+        if "quantization" in config:
+            quantise(network, **config["quantization"])
         if hasattr(network, "predict"):
             path_of(process)
             if process["prediction"] not in KINDS or not 0 < process["floor"] < 1:
@@ -133,19 +149,40 @@ def read_arrays(file: Path) -> dict[str, mx.array]:
     return arrays
 
 
+def differences(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """What is missing, unexpected or of another shape, by name, all of it."""
+    both = sorted(wanted.keys() & shapes.keys())
+    return [*(f"missing {n}" for n in sorted(wanted.keys() - shapes.keys())),
+            *(f"unexpected {n}" for n in sorted(shapes.keys() - wanted.keys())),
+            *(f"{n} has shape {shapes[n]} instead of {wanted[n]}" for n in both if shapes[n] != wanted[n])]
+
+
 def check_arrays(arrays: dict[str, mx.array], network, source: Path) -> None:
-    """Raises MlxflowError that lists every missing, unexpected, mis-shaped or non-finite array."""
-    wanted = dict(tree_flatten(network.parameters()))
-    wrong = [f"missing {n}" for n in sorted(wanted.keys() - arrays.keys())]
-    wrong += [f"unexpected {n}" for n in sorted(arrays.keys() - wanted.keys())]
-    both = sorted(wanted.keys() & arrays.keys())
-    wrong += [f"{n} has shape {tuple(arrays[n].shape)} instead of {tuple(wanted[n].shape)}"
-              for n in both if arrays[n].shape != wanted[n].shape]
+    """Raises MlxflowError that lists every missing, unexpected, mis-shaped, wrongly typed or non-finite array."""
+    parameters = dict(tree_flatten(network.parameters()))
+    wrong = differences(*({n: tuple(a.shape) for n, a in group.items()} for group in (arrays, parameters)))
+    both = sorted(parameters.keys() & arrays.keys())
+    # Packed bits are integers; everything else is a float of some width.
+    wrong += [f"{n} has numbers of type {_type(arrays[n])} instead of {_type(parameters[n])}" for n in both
+              if not (arrays[n].dtype == parameters[n].dtype or _is_float(arrays[n]) and _is_float(parameters[n]))]
     finite = {n: mx.isfinite(arrays[n]).all() for n in both}
     mx.eval(finite)
     wrong += [f"{n} has values that are not finite" for n in both if not finite[n].item()]
     if wrong:
         raise MlxflowError(f"{source} does not fit its network: {'; '.join(wrong)}.")
+
+
+def _is_float(array: mx.array) -> bool:
+    return mx.issubdtype(array.dtype, mx.floating)
+
+
+def _type(array: mx.array) -> str:
+    return str(array.dtype).removeprefix("mlx.core.")
+
+
+def cast(arrays: dict[str, mx.array], dtype: mx.Dtype | None) -> dict[str, mx.array]:
+    """The floats among them as `dtype` (None: as they are); packed bits stay integers."""
+    return {n: a.astype(dtype) if dtype is not None and _is_float(a) else a for n, a in arrays.items()}
 
 
 def load(path: str | Path = "emoji", dtype: mx.Dtype | None = None) -> Model:
@@ -160,8 +197,7 @@ def load(path: str | Path = "emoji", dtype: mx.Dtype | None = None) -> Model:
     check_arrays(arrays, network, file)
     if dtype is None and mx.default_device() == mx.Device(mx.cpu):
         dtype = mx.float32
-    if dtype is not None:
-        arrays = {n: a.astype(dtype) for n, a in arrays.items()}
+    arrays = cast(arrays, dtype)
     network.update(tree_unflatten(list(arrays.items())))
     network.eval()
     mx.eval(network.parameters())
@@ -194,32 +230,58 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write_arrays(file: Path, arrays: dict[str, mx.array], config: dict | None = None) -> None:
-    """A safetensors file, flushed to the disk; the config goes into its metadata."""
-    metadata = {"format": "mlx"} | ({"config": json.dumps(config)} if config else {})
+def write_arrays(file: Path, arrays: dict[str, mx.array], config: dict | None = None, form: str = "mlx") -> None:
+    """A safetensors file, flushed to the disk; the config goes into its metadata. form: "mlx", or "pt" for torch's."""
+    metadata = {"format": form} | ({"config": json.dumps(config)} if config else {})
     mx.save_safetensors(str(file), arrays, metadata)
     with open(file, "rb+") as f:
         os.fsync(f.fileno())
 
 
 def save(folder: Path, arrays: dict[str, mx.array], config: dict, words: Path | None = None, *,
-         autoencoder: Path | None = None, dtype: mx.Dtype = mx.float16, force: bool = False) -> None:
+         autoencoder: Path | None = None, dtype: mx.Dtype | None = mx.float16, force: bool = False) -> None:
     """A weights folder of `arrays` by parameter name, with the word table or the autoencoder that the model needs.
 
-    Files appear whole or not at all; others in the folder are kept.
+    Everything is written beside and then renamed: a new folder appears whole or not at all, in one that is there each
+    file is replaced whole, the model last, and others are kept. dtype: of the floats, None for as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / MODEL).exists() and not force:
-        raise MlxflowError(f"{folder} already holds weights: add --force to replace them.")
-    partial = folder / f".partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        write_arrays(partial / MODEL, {n: a.astype(dtype) for n, a in arrays.items()}, config)
+    refuse_existing(folder / MODEL, folder, "weights", force)
+    new = not folder.exists()
+    partial = (folder.parent if new else folder) / f".partial-{os.getpid()}"
+    with writing(folder, partial):
+        partial.mkdir(parents=True)
+        write_arrays(partial / MODEL, cast(arrays, dtype), config)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, source in ((WORDS, words), (AUTOENCODER, autoencoder)):
             if source is not None and source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, partial / name)
-        for file in partial.iterdir():
-            os.replace(file, folder / file.name)
+        if new:
+            os.rename(partial, folder)
+        else:
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == MODEL):
+                os.replace(file, folder / file.name)
+
+
+def refuse_existing(file: Path, target: Path, what: str, force: bool) -> None:
+    """Raises MlxflowError where `file` exists, unless `force`."""
+    if file.exists() and not force:
+        raise MlxflowError(f"{target} already holds {what}: add --force to replace them.")
+
+
+@contextmanager
+def writing(target: Path, partial: Path):
+    """Around writing `partial` (a file or a folder) and renaming it to `target`: whatever fails, partial is removed.
+
+    A full disk, a folder that is not writable and the like become a MlxflowError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MlxflowError(f"{target} could not be written ({reason}); nothing was changed.") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                partial.unlink()

@@ -61,7 +61,7 @@ def eval(
     name = _name(weights)
     out = out or Path(f"eval-{name}")
     try:
-        with _progress() as (report, say):
+        with progress() as (report, say):
             evaluation = Evaluation(Pipeline.load(weights), data, out / "pictures", settings, seed=seed, limit=limit,
                                     progress=report)
             result = results.start(out, evaluation.identity(), force)
@@ -102,7 +102,7 @@ def _check_measure(data: Path, limit: int | None) -> None:
     pictures = load_all(questions(read_folder(data)).gallery)
     asked = min(limit or len(pictures), len(pictures))
     print(f"{f'{asked:,} real pictures, found among {len(pictures):,}':54} {'R@1':>6} {'R@5':>6}", flush=True)
-    with _progress() as (report, _):
+    with progress() as (report, _):
         for change, found in check_measure(pictures, limit, lambda done: report("check", done)):
             print(f"{change:54} {found['R@1']['value']:6.1f} {found['R@5']['value']:6.1f}", flush=True)
 
@@ -137,7 +137,7 @@ def lines_of(part: str, numbers) -> list[str]:
 
 
 @contextmanager
-def _progress():
+def progress():
     """report(what, share done) draws a bar on standard error if that is a terminal; say(part, numbers) prints."""
     def say(part: str, numbers) -> None:
         for line in lines_of(part, numbers):

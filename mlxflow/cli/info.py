@@ -90,7 +90,12 @@ def weights(path: Path) -> dict[str, dict[str, str]]:
         "trained": ", ".join(f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}"
                              for key, value in trained.items()) or "not recorded",
     }
-    counts = parameter_counts(header)
+    bits = config.get("quantization", {}).get("bits")
+    if bits not in (4, 8):
+        bits = None
+    else:
+        about["quantised"] = f"matrices to {bits} bits, in groups of {config['quantization'].get('group_size')}"
+    counts = parameter_counts(header, bits)
     parameters = {part: f"{count:,}" for part, count in counts.items()}
     if len(counts) > 1:
         parameters["together"] = f"{sum(counts.values()):,}"
@@ -118,15 +123,21 @@ def read_header(file: Path) -> dict[str, dict]:
     return header
 
 
-def parameter_counts(header: dict[str, dict]) -> dict[str, int]:
-    """Numbers in the arrays by part of the model, the U-Net and the text encoder apart; most first."""
+def parameter_counts(header: dict[str, dict], bits: int | None = None) -> dict[str, int]:
+    """Parameters by part of the model, the U-Net and the text encoder apart; most first.
+
+    bits: of quantised weights, which are packed into 32-bit numbers; their scales and offsets are not counted.
+    """
     from math import prod
 
     titles = {"unet": "U-Net", "text": "text encoder"}
     counts: dict[str, int] = {}
     for name, entry in header.items():
         part = titles.get(name.split(".")[0], "network")
-        counts[part] = counts.get(part, 0) + prod(entry["shape"])
+        if bits and name.endswith((".scales", ".biases")):
+            continue
+        packed = 32 // bits if bits and entry["dtype"] == "U32" else 1
+        counts[part] = counts.get(part, 0) + prod(entry["shape"]) * packed
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 

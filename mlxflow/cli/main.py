@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "Train a model on a folder of pictures, or go on with a run.",
     "data": "Make the folder of emoji, or look at a folder.",
     "eval": "How well does a model draw what it is asked for? Numbers and a page of pictures.",
+    "convert": "Weights to and from PyTorch, to float16 or 8 bits, or to a function for C++ and Swift.",
     "info": "Versions, device, speed; or what a weights file holds.",
     "floor": "The least loss that any network can reach on a folder of pictures.",
     "inspect": "Does a model use the time, the picture and the prompt, or is it blind to one?",

@@ -52,11 +52,14 @@ def to_torch(network: nn.Module, arrays: Mapping[str, np.ndarray | mx.array]) ->
 
 
 def from_torch(network: nn.Module, arrays: Mapping) -> dict[str, mx.array]:
-    """The inverse of `to_torch`, bit for bit: NumPy arrays, MLX arrays or torch tensors by name, to MLX's order."""
+    """The inverse of `to_torch`, bit for bit: NumPy arrays, MLX arrays or torch tensors by name, to MLX's order.
+
+    Every type is kept, a tensor's bfloat16 too.
+    """
     orders = axes(network)
     made = {}
     for name, array in arrays.items():
-        array = array if isinstance(array, mx.array) else mx.array(_numpy(array))
+        array = _mlx(array)
         order = orders.get(name)
         if order and array.ndim == len(order):
             array = mx.contiguous(array.transpose(inverse(order)))
@@ -72,7 +75,17 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 def _numpy(array) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+
+
+def _mlx(array) -> mx.array:
     if isinstance(array, mx.array):
-        return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
-    array = array.detach().cpu()
-    return (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
+        return array
+    if isinstance(array, np.ndarray):
+        return mx.array(array)
+    import torch
+
+    array = array.detach().cpu().contiguous()
+    if array.dtype == torch.bfloat16:
+        return mx.array(array.view(torch.int16).numpy()).view(mx.bfloat16)
+    return mx.array(array.numpy())

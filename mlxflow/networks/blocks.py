@@ -3,10 +3,12 @@
 Two operations are chosen by back end. MLX's CPU kernels call libm for every exp (15-30 ns an element), so a
 native SiLU costs as much as a 3x3 convolution and a softmax as much as the products around it. On the CPU
 both are written as rational or polynomial forms that `mx.compile` fuses (about 2 ns an element, errors near
-float32 rounding), each with its own gradient; on Metal and CUDA MLX's own kernels are used.
+float32 rounding), each with its own gradient; on Metal and CUDA MLX's own kernels are used. `plain_operations` asks
+for MLX's own everywhere.
 """
 
 import math
+from contextlib import contextmanager
 
 import mlx.nn as nn
 
@@ -14,8 +16,30 @@ from mlxflow.networks.winograd import winograd_conv3x3
 from mlxflow.runtime import mx
 
 
+_plain = False
+
+
+@contextmanager
+def plain_operations():
+    """Inside, networks are traced with operations that MLX itself has: no form for the CPU, no gradient of our own.
+
+    Such a graph can be exported, and is as good for one device as for another.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def plain() -> bool:
+    """Whether this is within `plain_operations`."""
+    return _plain
+
+
 def _on_cpu() -> bool:
-    return mx.default_device() == mx.Device(mx.cpu)
+    return not _plain and mx.default_device() == mx.Device(mx.cpu)
 
 
 # Minimax coefficients of tanh as x P(x^2) / Q(x^2) on [-7.9, 7.9], as Eigen publishes them.

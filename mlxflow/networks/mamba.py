@@ -21,7 +21,7 @@ from functools import cache
 
 import mlx.nn as nn
 
-from mlxflow.networks.blocks import RMSNorm, _on_cpu, polynomial_exp, silu
+from mlxflow.networks.blocks import RMSNorm, _on_cpu, plain, polynomial_exp, silu
 from mlxflow.networks.dit import PatchSequence, check_patches
 from mlxflow.runtime import mx
 
@@ -131,13 +131,15 @@ def shifted(x: mx.array, places: tuple[int, ...]) -> list[mx.array]:
     return [padded[:, before + p:before + p + length] for p in places]
 
 
+def convolved(u: mx.array, w: mx.array, places: tuple[int, ...]) -> mx.array:
+    """sum_k w_k u_(i + places[k]) of u `[B, L, D]`, w `[K, D]`."""
+    return sum(w[k] * part for k, part in enumerate(shifted(u, places)))
+
+
 @cache
 def local_convolution(places: tuple[int, ...]):
-    """f(u `[B, L, D]`, w `[K, D]`) = sum_k w_k u_(i + places[k]). A gradient of its own: MLX's would scatter slices."""
-
-    @mx.custom_function
-    def convolve(u: mx.array, w: mx.array) -> mx.array:
-        return sum(w[k] * part for k, part in enumerate(shifted(u, places)))
+    """`convolved` with a gradient of its own: MLX's would scatter slices."""
+    convolve = mx.custom_function(lambda u, w: convolved(u, w, places))
 
     @convolve.vjp
     def _(primals, cotangent, _):
@@ -187,7 +189,8 @@ class Mixer(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         u, gate = mx.split(self.inside(x), 2, axis=-1)
-        u = silu(local_convolution(self.places)(u, self.local) + self.local_bias)
+        local = convolved(u, self.local, self.places) if plain() else local_convolution(self.places)(u, self.local)
+        u = silu(local + self.local_bias)
         y = self.directions[0](u)
         if len(self.directions) == 2:
             y = y + self.directions[1](u[:, ::-1])[:, ::-1]

@@ -102,6 +102,11 @@ class TrainConfig:
         if self.schedule == "cosine" and not self.steps:
             raise MlxflowError("The cosine schedule needs --steps: it falls over the whole run.")
 
+    def process(self) -> dict[str, Any]:
+        """What the weights' config says of how to sample."""
+        made = {"path": self.path, "prediction": self.prediction, "floor": self.floor}
+        return made | ({"sigma_min": self.sigma_min} if self.sigma_min else {})
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

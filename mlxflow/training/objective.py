@@ -92,9 +92,7 @@ class FlowMatching:
 
     def __init__(self, config: TrainConfig, network: nn.Module, data, rank: int, size: int):
         self.config, self.network, self.data, self.rank = config, network, data, rank
-        self.process = {"path": config.path, "prediction": config.prediction, "floor": config.floor}
-        if config.sigma_min:
-            self.process["sigma_min"] = config.sigma_min
+        self.process = config.process()
         self.path = path_of(self.process)
         self.draws = make_draws(config, rank, size, config.batch // size, data.shape)
         self.dtype = precision_of(config)

@@ -279,6 +279,8 @@ def initial_weights(path: Path, weights: Arrays) -> Arrays:
     """Arrays to start from: all of a model's, or a part's (only the text encoder's). Names and shapes must fit."""
     file = resolve(path)
     arrays = {n: a.astype(mx.float32) for n, a in read_arrays(file).items()}
+    if any(n.endswith(".scales") for n in arrays):
+        raise MlxflowError(f"{file} is quantised, which cannot be trained: start from the weights that it was made of.")
     wrong = [n for n, a in arrays.items() if n not in weights or weights[n].shape != a.shape]
     if wrong:
         raise MlxflowError(f"{file} does not fit this network: {', '.join(sorted(wrong))}.")

@@ -1,8 +1,14 @@
 """A small network of every kind that the package has, and layers that none of them uses yet."""
 
-import mlx.nn as nn
+import json
 
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlxflow.networks import build, describe
 from mlxflow.runtime import mx
+from tests.sampling.tiny import word_table
 
 SIZES = {"image_size": 8, "channels": 3}
 UNET = {"patch": 2, "widths": [8, 16], "blocks": [1, 1], "attention": [0, 1], "heads_dim": 8, "embedding": 16,
@@ -35,3 +41,29 @@ class Layers(nn.Module):
         self.matrix = nn.Linear(3, 3)
         self.table = nn.Embedding(3, 3)
         self.kernel = mx.random.normal((3, 3, 3, 3))
+
+
+def model_config(kind: str) -> dict:
+    """The config of weights of that kind."""
+    network = build(CONFIGS[kind])
+    process = {"path": "condot", "prediction": "velocity", "floor": 0.05} if hasattr(network, "predict") else {}
+    config = {"format": 1, "model": describe(network), "process": process}
+    if network.kind == "text-unet":
+        config["model"]["text"]["word_dim"] = word_table().dim
+        config["words"] = word_table().sha256
+    elif process and network.config.classes:
+        config["classes"] = ["a", "b", "c"]
+    return json.loads(json.dumps(config))
+
+
+def random_arrays(network, seed: int = 0, scale: float = 0.25) -> dict[str, mx.array]:
+    """Values for every parameter, also where a new network has zeros or ones."""
+    shapes = {name: a.shape for name, a in tree_flatten(network.parameters())}
+    keys = mx.random.split(mx.random.key(seed), len(shapes))
+    return {name: scale * mx.random.normal(shape, key=key) for (name, shape), key in zip(shapes.items(), keys)}
+
+
+def bits(array) -> bytes:
+    """The memory of an array of MLX, NumPy or torch."""
+    array = array if isinstance(array, (np.ndarray, mx.array)) else array.detach().numpy()
+    return np.ascontiguousarray(np.array(array)).tobytes()
