@@ -28,3 +28,13 @@ def cache_dir() -> Path:
         home = Path(os.path.expanduser("~"))
         base = (home if home.is_absolute() else Path("/nonexistent")) / ".cache"
     return base / "mlxflow"
+
+
+def user_weights_dir() -> Path:
+    """The folder of weights that the user has added: $XDG_DATA_HOME/mlxflow/weights, else
+    ~/.local/share/mlxflow/weights. It need not exist."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not base.is_absolute():
+        home = Path(os.path.expanduser("~"))
+        base = (home if home.is_absolute() else Path("/nonexistent")) / ".local" / "share"
+    return base / "mlxflow" / "weights"

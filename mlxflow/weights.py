@@ -68,11 +68,15 @@ def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
 def resolve(path: str | Path) -> Path:
     """The safetensors file that `path` means: itself, a weights folder's, a checkpoint's or a run's newest EMA.
 
-    A bare name is a shipped model's if there is one: a data folder `emoji/` does not hide the model "emoji".
+    A bare name is a shipped model's if there is one, else one that the user has added: a data folder `emoji/` does not
+    hide the model "emoji".
     """
     path = Path(path)
-    if len(path.parts) == 1 and (paths.weights_dir() / path / MODEL).is_file():
-        path = paths.weights_dir() / path
+    if len(path.parts) == 1:
+        for folder in (paths.weights_dir(), paths.user_weights_dir()):
+            if (folder / path / MODEL).is_file():
+                path = folder / path
+                break
     if path.is_file():
         return path
     if not path.is_dir():
@@ -84,6 +88,12 @@ def resolve(path: str | Path) -> Path:
     if newest:
         return newest[-1] / "ema.safetensors"
     raise MlxflowError(f"{path} holds no {MODEL}: give a weights folder, a run folder or a .safetensors file.")
+
+
+def names() -> list[str]:
+    """The names of the shipped weights, then of those that the user has added."""
+    return [file.parent.name for folder in (paths.weights_dir(), paths.user_weights_dir())
+            for file in sorted(folder.glob(f"*/{MODEL}"))]
 
 
 def read_metadata(file: Path) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""`mlxflow generate WORDS`: draw pictures of prompts and write them as PNG."""
+"""`mlxflow generate WORDS`: draw pictures of prompts and write them."""
 
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from mlxflow.cli.options import DeviceOption
+from mlxflow.cli.options import (CHOOSING, DRAWING, OUTPUT, WORDS, DeviceOption, ShowOption, WeightsOption)
 
 # One picture's products are too small to share between cores, and OpenBLAS's threads wait in a spin: beside any
 # other load two of them draw 40 times slower than one. Set before the runtime loads it; a user's choice stands.
@@ -17,130 +16,119 @@ if "OMP_NUM_THREADS" not in os.environ:
 
 # A list of prompts is a few kilobytes; an endless stream is a mistake.
 MAX_INPUT = 1_000_000
+STDIN = "Standard input"
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="What to draw, in quotes; several are drawn in turn; - reads "
-                                                      "standard input, a prompt a line.", show_default=False)],
-    n: Annotated[int, typer.Option("-n", help="Pictures of each prompt.")] = 1,
-    out: Annotated[str | None, typer.Option("--out", "-o", show_default=False, help="File or folder to write. "
-                                            "[default: the prompt, as in smiling-cat.png]")] = None,
-    seed: Annotated[int | None, typer.Option(show_default=False, help="Picture i has the seed SEED + i - 1; the same "
-                                             "seed draws the same picture. [default: random, and printed]")] = None,
-    steps: Annotated[int, typer.Option(help="Steps from noise to picture: more are slower and finer.")] = 16,
-    solver: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.")] = "heun",
-    guidance: Annotated[float, typer.Option(help="How closely to follow the words; 1 is the plain model.")] = 3.0,
-    negative: Annotated[str, typer.Option(help="Words to keep away from.", show_default=False)] = "",
-    background: Annotated[str | None, typer.Option(show_default=False, help="A colour behind the picture: white, or "
-                                                   "#rrggbb. [default: transparent]")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="One picture of all of them.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that exist, instead of numbering.")] = False,
-    weights: Annotated[str, typer.Option(help="Weights: the name of shipped ones, a folder, a run, or a "
-                                              ".safetensors file.")] = "emoji",
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw, in quotes; several are drawn in turn; - "
+                                                        "reads standard input, a prompt a line.", show_default=False)]
+        = None,
+    prompt_file: Annotated[Path | None, typer.Option("--prompts", help="A text file with a prompt a line.",
+                                                     show_default=False, rich_help_panel=WORDS)] = None,
+    negative: Annotated[str | None, typer.Option(help="Words to keep away from.", show_default=False,
+                                                 rich_help_panel=WORDS)] = None,
+    like: Annotated[Path | None, typer.Option(help="A picture that mlxflow made: repeat it; other options change a "
+                                              "part.", show_default=False, rich_help_panel=WORDS)] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Pictures of each prompt. [default: 1]", show_default=False,
+                                          rich_help_panel=CHOOSING)] = None,
+    seed: Annotated[str | None, typer.Option(show_default=False, rich_help_panel=CHOOSING,
+                                             help="Picture i has the seed SEED + i - 1, or the seeds of a list such "
+                                             "as 1,2,5-9. [default: random, and printed]")] = None,
+    best: Annotated[int | None, typer.Option(help="Keep only so many of each prompt's pictures: those that fit the "
+                                             "words best, by the model's own judgement. [default of -n: 4 x BEST]",
+                                             show_default=False, rich_help_panel=CHOOSING)] = None,
+    vary: Annotated[float | None, typer.Option(help="Draw -n variations of each picture instead: near 0 hardly "
+                                               "different, 1 another picture.", show_default=False,
+                                               rich_help_panel=CHOOSING)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps from noise to picture: more are slower and finer.",
+                                              show_default=False, rich_help_panel=DRAWING)] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.", show_default=False,
+                                               rich_help_panel=DRAWING)] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is the plain model.",
+                                                   show_default=False, rich_help_panel=DRAWING)] = None,
+    weights: WeightsOption = None,
     device: DeviceOption = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", show_default=False, rich_help_panel=OUTPUT,
+                                            help="File or folder to write; the ending says the format: .png, .webp, "
+                                            ".gif, .apng or .svg. [default: the prompt, as in smiling-cat.png]")] = None,
+    size: Annotated[int | None, typer.Option(help="Width and height in pixels: 64, 128, 256 or 512. [default: as "
+                                             "drawn]", show_default=False, rich_help_panel=OUTPUT)] = None,
+    for_: Annotated[Literal["slack", "discord", "sticker"] | None, typer.Option(
+        "--for", help="Keep the size and weight that a chat's emoji or sticker may have.", show_default=False,
+        rich_help_panel=OUTPUT)] = None,
+    background: Annotated[str | None, typer.Option(show_default=False, rich_help_panel=OUTPUT,
+                                                   help="A colour behind the picture: white, or #rrggbb. "
+                                                   "[default: transparent]")] = None,
+    grid: Annotated[bool | None, typer.Option("--grid", help="One picture of all of them.", show_default=False,
+                                              rich_help_panel=OUTPUT)] = None,
+    trajectory: Annotated[Path | None, typer.Option(help="Also write an animation of the noise becoming the picture: "
+                                                    "a .gif, .webp or .apng.", show_default=False,
+                                                    rich_help_panel=OUTPUT)] = None,
+    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Whether files say what made them.",
+                                           rich_help_panel=OUTPUT)] = True,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that exist, instead of numbering.",
+                                        rich_help_panel=OUTPUT)] = False,
+    show: ShowOption = None,
 ) -> None:
     """Type a few words, get a picture. Prints the path of each file that it writes.
 
-    Example: mlxflow generate "smiling cat" -n 4 --seed 7
+    Examples:
+
+      mlxflow generate "smiling cat" -n 16 --best 4 --grid
+
+      mlxflow generate "red heart" --for slack -o heart.png --trajectory heart.gif
+
+      mlxflow generate --like smiling-cat.png --vary 0.3 -n 8
     """
-    import secrets
+    from mlxflow.errors import MlxflowError
+    from mlxflow.sampling.work import Wishes, work_for
 
-    from PIL import Image
+    texts = [line for prompt in prompts or () for line in (_standard_input() if prompt == "-" else [prompt])]
+    if prompt_file is not None:
+        texts += _prompts_of(prompt_file)
+    if not texts and like is None:
+        raise MlxflowError("Say what to draw, as in: mlxflow generate \"smiling cat\".")
+    work = work_for(Wishes(texts, like, n, seed, best, vary, steps, solver, guidance, negative, weights, out, size, for_,
+                           background, grid, trajectory, metadata, force))
+    work.load(_note)
 
-    from mlxflow.sampling import output
-    from mlxflow.sampling.formats import encode
-    from mlxflow.sampling.pipeline import Pipeline, Settings, digest, requests_for
+    from mlxflow.cli.live import Live
 
-    settings = Settings(steps, solver, guidance, negative)
-    texts = [line for prompt in prompts for line in (_standard_input() if prompt == "-" else [prompt])]
-    chosen = secrets.randbelow(2**32) if seed is None else seed
-    requests = requests_for(texts, n, chosen)
-    if background is not None:
-        output.colour(background)
-    stems = [f"{output.slug(texts[0])}-grid"] if grid else [output.slug(request.prompt) for request in requests]
-    names = output.names(out, stems)
-    output.open_folder(names[0].folder)
-
-    pipeline = Pipeline.load(weights)
-    for text in dict.fromkeys([*texts, *([negative] if negative else [])]):
-        pipeline.encode(text)
-        if pipeline.words_beyond(text):
-            _note(f"Only the first {pipeline.length} words of '{text[:40]}...' are read.")
-    if seed is None:
-        last = chosen + n - 1
-        _note(f"seed {chosen}" + (f" to {last}" if n > 1 else ""))
-    made_by = {"steps": steps, "solver": solver, "guidance": guidance,
-               "weights": digest(pipeline.model.source)}
-    if negative:
-        made_by["negative"] = negative
-    if background is not None:
-        made_by["background"] = background
-
-    pixels = []
-    with _progress(len(requests)) as report:
-        for frame in pipeline.stream(requests, settings):
-            report(frame.index + frame.t)
-            if frame.t < 1:
-                continue
-            pixels.append(frame.pixels)
-            if not grid:
-                prompt, own_seed = requests[frame.index]
-                image = output.on_background(Image.fromarray(frame.pixels), background)
-                content = encode(image, names[0].suffix, {"prompt": prompt, "seed": own_seed, **made_by}, prompt)
-                _say(output.write(names[frame.index], content, force))
-    if grid:
-        image = _grid_of(pixels, texts, n, background)
-        content = encode(image, names[0].suffix, {"prompts": texts, "n": n, "seed": chosen, **made_by}, ", ".join(texts))
-        _say(output.write(names[0], content, force))
-
-
-def _grid_of(pixels: list, texts: list[str], n: int, background: str | None):
-    """A row for each prompt while that fits, with the prompt under its pictures; one prompt needs no caption."""
-    import numpy as np
-
-    from mlxflow.sampling import output
-    from mlxflow.sampling.formats import encode
-
-    rows = len(texts) > 1 and 1 < n <= 12
-    captions = [text for text in texts for _ in range(n)] if len(texts) > 1 else None
-    return output.grid(np.stack(pixels), n if rows else output.columns_for(len(pixels)), captions, background)
-
-
-def _say(path: Path) -> None:
-    print(path, flush=True)
+    with Live(len(work.requests), work.settings.steps, show) as live:
+        work.run(live.step, lambda path: live.say(str(path)))
 
 
 def _note(text: str) -> None:
     print(f"mlxflow: {text}", file=sys.stderr)
 
 
-def _standard_input() -> list[str]:
-    """The prompts on standard input, one a line; raises MlxflowError when there is none, or no text."""
+def _prompts_of(file: Path) -> list[str]:
+    """The prompts of a text file, one a line."""
     from mlxflow.errors import MlxflowError
 
-    content = sys.stdin.buffer.read(MAX_INPUT + 1)
+    try:
+        with open(file, "rb") as f:
+            return _lines(f.read(MAX_INPUT + 1), str(file))
+    except OSError as error:
+        raise MlxflowError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _standard_input() -> list[str]:
+    """The prompts on standard input, one a line."""
+    return _lines(sys.stdin.buffer.read(MAX_INPUT + 1), STDIN)
+
+
+def _lines(content: bytes, source: str) -> list[str]:
+    """Prompts, one a line; raises MlxflowError when there is none, or no text."""
+    from mlxflow.errors import MlxflowError
+
     if len(content) > MAX_INPUT:
-        raise MlxflowError("Standard input is longer than a million bytes: give a list of prompts, one a line.")
+        raise MlxflowError(f"{source} is longer than a million bytes: give a list of prompts, one a line.")
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise MlxflowError("Standard input is not UTF-8 text: give a list of prompts, one a line.") from None
+        raise MlxflowError(f"{source} is not UTF-8 text: give a list of prompts, one a line.") from None
     if not (prompts := [line.strip() for line in lines if line.strip()]):
-        raise MlxflowError("There is no prompt on standard input: give one a line.")
+        where = "on standard input" if source == STDIN else f"in {source}"
+        raise MlxflowError(f"There is no prompt {where}: give one a line.")
     return prompts
-
-
-@contextmanager
-def _progress(total: int):
-    """A bar on standard error while pictures are drawn, if that is a terminal; it leaves nothing behind."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    # Paths printed on standard output during the work would otherwise be caught and redrawn above the bar.
-    with Progress(TextColumn("Drawing"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn(),
-                  console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -13,11 +13,55 @@ from mlxflow.errors import MlxflowError
 
 def info(
     path: Annotated[Path | None, typer.Argument(
-        help="A weights folder, a run folder, a .safetensors file, or the name of shipped weights (emoji).")] = None,
+        help="A weights folder, a run folder, a .safetensors file, the name of shipped weights (emoji), or a picture.",
+        show_default=False)] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Versions, device, BLAS and its measured speed; with PATH the parameters and settings of a model instead."""
-    show({"this installation": installation()} if path is None else weights(path))
+    """Versions, device, BLAS and its measured speed; with PATH what is known of a model, or of a picture that was drawn.
+
+    Examples:
+
+      mlxflow info emoji
+
+      mlxflow info smiling-cat.png
+    """
+    if path is None:
+        show({"this installation": installation()})
+    else:
+        show(picture(path) if is_picture(path) else weights(path))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is meant as a picture: by its ending."""
+    from mlxflow.data.images import SUFFIXES
+
+    return path.suffix.lower() in (*SUFFIXES, ".apng", ".svg")
+
+
+def picture(path: Path) -> dict[str, dict[str, str]]:
+    """What a picture's metadata say, by section; the weights are named if they are here."""
+    from mlxflow.sampling.metadata import read
+
+    made = read(path)
+    if made is None:
+        raise MlxflowError(f"{path} does not say what made it.")
+    pictures = made.pop("pictures", None)
+    rows = {"file": f"{path}, {path.stat().st_size:,} bytes"} | {name: text(value) for name, value in made.items()}
+    if isinstance(made.get("weights"), str):
+        rows["weights"] = weights_called(made["weights"])
+    sections = {"picture": rows}
+    if isinstance(pictures, list):
+        sections["pictures in it"] = {str(i): text(one) for i, one in enumerate(pictures, 1)}
+    return sections
+
+
+def weights_called(sha256: str) -> str:
+    """A digest, with the name of the weights that have it."""
+    from mlxflow.sampling.pipeline import digest
+    from mlxflow.weights import names, resolve
+
+    known = next((name for name in names() if digest(resolve(name)) == sha256), "not here")
+    return f"{sha256} ({known})"
 
 
 def installation() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from mlxflow import __version__
+from mlxflow.cli.help import GroupedCommand
 from mlxflow.errors import MlxflowError
 
 # name: the line that `mlxflow --help` shows
@@ -40,6 +41,8 @@ def _load(name: str):
         app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, name))
     app.rich_markup_mode = None
+    for registered in app.registered_commands:
+        registered.cls = GroupedCommand
     command = get_command(app)
     command.name = name
     return command

@@ -53,7 +53,7 @@ def encode_frames(frames: Sequence[Image.Image], milliseconds: Sequence[int], su
     if len(frames) > 1:
         more = {"save_all": True, "append_images": None, "duration": list(milliseconds), "loop": 0}
     if suffix in (".png", ".apng"):
-        frames = frames if colours >= 256 else [_palette(frame, colours) for frame in frames]
+        frames = frames if colours >= 256 else [to_palette(frame, colours) for frame in frames]
         if made_by is not None:
             more["pnginfo"] = metadata.png_chunks(made_by, description)
         kind = "PNG"
@@ -61,12 +61,12 @@ def encode_frames(frames: Sequence[Image.Image], milliseconds: Sequence[int], su
             more |= {"blend": 0, "disposal": 0}  # each frame replaces the one before, alpha and all
     elif suffix == ".webp":
         more |= {"lossless": True, "exact": True, "quality": 80, "method": 4} if quality >= 100 else \
-            {"quality": quality, "alpha_quality": max(50, quality), "method": 6}
+            {"quality": quality, "alpha_quality": max(50, quality), "method": 4}
         if made_by is not None:
             more["xmp"] = metadata.xmp(made_by, description)
         kind = "WEBP"
     elif suffix == ".gif":
-        frames = [_palette(frame, min(colours, 256), hard=True) for frame in frames]
+        frames = [to_palette(frame, min(colours, 256), hard=True) for frame in frames]
         if made_by is not None:
             more["comment"] = metadata.comment(made_by, description)
         if "transparency" in frames[0].info:
@@ -82,7 +82,7 @@ def encode_frames(frames: Sequence[Image.Image], milliseconds: Sequence[int], su
     return file.getvalue()
 
 
-def _palette(image: Image.Image, colours: int, hard: bool = False) -> Image.Image:
+def to_palette(image: Image.Image, colours: int, hard: bool = False) -> Image.Image:
     """The picture in at most `colours` colours. hard: its pixels are there or not, and index 0 is what is not."""
     if image.mode != "RGBA":
         return image.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -102,11 +102,18 @@ def _palette(image: Image.Image, colours: int, hard: bool = False) -> Image.Imag
     return made
 
 
-def _svg(image: Image.Image, size: tuple[int, int], made_by: dict | None, description: str) -> bytes:
+def check_svg() -> None:
+    """Raises MlxflowError where SVG cannot be written."""
     try:
-        import vtracer
+        import vtracer  # noqa: F401
     except ImportError:
         raise MlxflowError("SVG needs vtracer: pip install 'mlxflow[svg]'.") from None
+
+
+def _svg(image: Image.Image, size: tuple[int, int], made_by: dict | None, description: str) -> bytes:
+    check_svg()
+    import vtracer
+
     scale = max(1, TRACED // max(image.size))
     large = resized(image.convert("RGBA"), (image.width * scale, image.height * scale))
     pixels = np.array(large)

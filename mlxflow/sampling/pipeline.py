@@ -33,6 +33,7 @@ from mlxflow.runtime import mx
 
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100.0, 2**63 - 1
 MAX_PICTURES = 256
+_VARY = 21
 # Far more than a model reads (24 words); what is longer was pasted by mistake.
 MAX_CHARACTERS = 1000
 
@@ -99,10 +100,22 @@ class Settings:
 
 
 class Request(NamedTuple):
-    """One picture to make."""
+    """One picture to make. variations: (strength, number) pairs, each a step away from the seed's noise."""
 
     prompt: str
     seed: int
+    variations: tuple[tuple[float, int], ...] = ()
+
+    def noise(self, shape: tuple[int, ...]) -> mx.array:
+        """Standard normal `[1, *shape]`: that of the seed, then for each variation of strength s mixed with that of
+        its number, x0 <- sqrt(1 - s^2) x0 + s fresh, which is standard normal again."""
+        key = mx.random.split(mx.random.key(self.seed))[0]
+        noise = mx.random.normal((1, *shape), key=key)
+        for depth, (strength, number) in enumerate(self.variations):
+            low, high = np.random.SeedSequence([self.seed, _VARY, depth, number]).generate_state(2)
+            fresh = mx.random.normal((1, *shape), key=mx.random.key(int(high) << 32 | int(low)))
+            noise = math.sqrt(1 - strength**2) * noise + strength * fresh
+        return noise
 
 
 class Frame(NamedTuple):
@@ -113,6 +126,8 @@ class Frame(NamedTuple):
     nfe: int
     pixels: np.ndarray
     """uint8 [S, S, 4], straight alpha: the model's estimate of the picture; at t = 1 the picture."""
+    x: np.ndarray | None = None
+    """float32 [S, S, 4], premultiplied: the state itself, partly noise."""
 
 
 def requests_for(prompts: Sequence[str], n: int, seed: int) -> list[Request]:
@@ -124,6 +139,16 @@ def requests_for(prompts: Sequence[str], n: int, seed: int) -> list[Request]:
     for prompt in prompts:
         check_prompt(prompt)
     return [Request(prompt, seed + i) for prompt in prompts for i in range(n)]
+
+
+def varied(requests: Sequence[Request], strength: float, n: int) -> list[Request]:
+    """n variations of each request, numbered from 1: strength 0 is the same picture, 1 another one altogether."""
+    if not 0 < strength <= 1:
+        raise MlxflowError(f"The strength of a variation must be above 0 and at most 1, not {strength:g}.")
+    if not 1 <= n <= MAX_PICTURES:
+        raise MlxflowError(f"The number of variations must be between 1 and {MAX_PICTURES}, not {n}.")
+    return [request._replace(variations=(*request.variations, (strength, i)))
+            for request in requests for i in range(1, n + 1)]
 
 
 def check_prompt(prompt: str) -> None:
@@ -191,15 +216,15 @@ class Pipeline:
             self.encode(request.prompt)
         for start in range(0, len(requests), batch):
             now = requests[start : start + batch]
-            keys = [mx.random.split(mx.random.key(request.seed)) for request in now]
-            noise = mx.concatenate([mx.random.normal((1, size, size, channels), key=key[0]) for key in keys])
+            noise = mx.concatenate([request.noise((size, size, channels)) for request in now])
             condition = guide.join(*(self.encode(request.prompt) for request in now))
-            own = {"key": keys[0][1]} if settings.solver == "sde" else {}
+            own = {"key": mx.random.split(mx.random.key(now[0].seed))[1]} if settings.solver == "sde" else {}
             for state in states(self.velocity, condition, negative, noise, settings.steps, settings.solver,
                                 settings.guidance, path=self.path, last=self.last, **own):
                 pixels = unpremultiply(np.array(state.x1_estimate.astype(mx.float32)))
+                x = np.array(state.x.astype(mx.float32))
                 for i, picture in enumerate(pixels):
-                    yield Frame(start + i, state.t, state.nfe, picture)
+                    yield Frame(start + i, state.t, state.nfe, picture, x[i])
 
     def generate(self, prompts: str | Sequence[str], *, n: int = 1, seed: int = 0, batch: int = 1,
                  **settings) -> list[Image.Image]:

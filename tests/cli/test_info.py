@@ -83,3 +83,23 @@ def test_weights_are_shown_with_their_parts(mlxflow_command, folder):
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == [
         "weights:", "parameters:", "model:", "process:"]
+
+
+def test_a_picture_says_what_made_it_and_names_its_weights(mlxflow_command, tmp_path):
+    from PIL import Image
+
+    from mlxflow.sampling.formats import encode
+    from mlxflow.sampling.pipeline import digest
+    from mlxflow.weights import resolve
+
+    made = {"prompt": "smiling cat", "seed": 7, "guidance": 2.5, "weights": digest(resolve("emoji"))}
+    for suffix in (".png", ".svg"):
+        (tmp_path / f"x{suffix}").write_bytes(encode(Image.new("RGBA", (4, 4), "red"), suffix, made, "smiling cat"))
+        done = mlxflow_command("info", f"x{suffix}")
+        assert done.returncode == 0, done.stderr
+        rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:])
+        assert (rows["prompt"], rows["seed"], rows["guidance"]) == ("smiling cat", "7", "2.5")
+        assert rows["weights"] == f"{made['weights']} (emoji)"
+    Image.new("RGBA", (4, 4)).save(tmp_path / "plain.png")
+    done = mlxflow_command("info", "plain.png")
+    assert (done.returncode, done.stderr) == (2, "mlxflow: plain.png does not say what made it.\n")
