@@ -44,7 +44,7 @@ class Model:
         return self.network.shape[0]
 
     def velocity(self, compiled: bool = True) -> Callable:
-        """velocity(x, t, condition), whatever the network predicts."""
+        """velocity(x, t, condition), whatever the network predicts; see `velocity_of`."""
         return velocity_of(self.network, self.config["process"], compiled)
 
 
@@ -56,11 +56,14 @@ def path_of(process: dict):
 
 
 def velocity_of(network, process: dict, compiled: bool = True) -> Callable:
-    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction; compiled where the back end can."""
+    """velocity(x `[B, ...]`, t `[B]`, condition) from a network's prediction; compiled where the back end can.
+
+    Of a few-step network also velocity(x, t, condition, h `[B]`), the average over a step of h (flow/fewstep.py).
+    """
     path, prediction, floor = path_of(process), process["prediction"], process["floor"]
 
-    def velocity(x, t, condition):
-        return path.convert(x, network.predict(x, t, condition), t, prediction, "velocity", floor)
+    def velocity(x, t, condition, *step):
+        return path.convert(x, network.predict(x, t, condition, *step), t, prediction, "velocity", floor)
 
     return mx.compile(velocity) if compiled else velocity
 

@@ -42,8 +42,8 @@ def generate(
                                                rich_help_panel=CHOOSING)] = None,
     steps: Annotated[int | None, typer.Option(help="Steps from noise to picture: more are slower and finer.",
                                               show_default=False, rich_help_panel=DRAWING)] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.", show_default=False,
-                                               rich_help_panel=DRAWING)] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde; shortcut for "
+                                               "few-step models.", show_default=False, rich_help_panel=DRAWING)] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is the plain model.",
                                                    show_default=False, rich_help_panel=DRAWING)] = None,
     weights: WeightsOption = None,

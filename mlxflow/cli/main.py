@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "A page that draws while you type, and an API that OpenAI's clients speak.",
     "sample": "Draw from a model of classes, or of pictures without any.",
     "train": "Train a model on a folder of pictures, or go on with a run.",
+    "distill": "Make of a trained model one that draws in one to four steps.",
     "data": "Make the folder of emoji, or look at a folder.",
     "eval": "How well does a model draw what it is asked for? Numbers and a page of pictures.",
     "convert": "Weights to and from PyTorch, to float16 or 8 bits, or to a function for C++ and Swift.",

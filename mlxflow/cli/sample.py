@@ -21,8 +21,10 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("sample.png"),
     seed: Annotated[int | None, typer.Option(show_default=False, help="Picture i has the noise of SEED + i. "
                                              "[default: random, and printed]")] = None,
-    steps: Annotated[int, typer.Option(help="Steps from noise to picture.")] = 16,
-    solver: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.")] = "heun",
+    steps: Annotated[int | None, typer.Option(show_default=False, help="Steps from noise to picture. [default: 16, and 4 "
+                                              "of a few-step model]")] = None,
+    solver: Annotated[str | None, typer.Option(show_default=False, help="euler, midpoint, heun, rk4, dopri5 or sde; "
+                                               "shortcut for few-step models. [default: heun or shortcut]")] = None,
     guidance: Annotated[float | None, typer.Option(show_default=False, help="How closely to follow the class; 1 is the "
                                                    "plain model. [default: 3, and 1 without classes]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists, instead of numbering.")] = False,
@@ -41,7 +43,7 @@ def sample(
     from mlxflow.errors import MlxflowError
     from mlxflow.sampling import output
     from mlxflow.sampling.classes import ClassSampler
-    from mlxflow.sampling.pipeline import MAX_SEED, Settings, digest
+    from mlxflow.sampling.pipeline import MAX_SEED, digest, settings_for
 
     if class_grid and (n is not None or label):
         raise MlxflowError("--class-grid draws every class: use --per-class instead of -n and --label.")
@@ -53,7 +55,7 @@ def sample(
         raise MlxflowError(f"The seed must be between 0 and {MAX_SEED - 1_000_000}, not {seed}.")
 
     sampler = ClassSampler.load(weights)
-    settings = Settings(steps, solver, guidance if guidance is not None else 3.0 if sampler.names else 1.0)
+    settings = settings_for(sampler.model.config, steps, solver, guidance)
     if class_grid:
         if not sampler.names:
             raise MlxflowError(f"{weights} was trained without classes: use -n instead of --class-grid.")
@@ -80,11 +82,12 @@ def sample(
     images = np.concatenate(pictures)
     captions = [sampler.names[i] for i in labels] if labels is not None else None
     image = Image.fromarray(images[0]) if count == 1 else output.grid(images, columns, captions, "white")
-    made_by = {"labels": captions, "seed": first, "steps": steps, "solver": solver, "guidance": settings.guidance,
+    made_by = {"labels": captions, "seed": first, "steps": settings.steps, "solver": settings.solver,
+               "guidance": settings.guidance,
                "weights": digest(sampler.model.source)}
     content = output.png_bytes(image, made_by, ", ".join(dict.fromkeys(captions or ["samples"])))
     path = output.write(output.Name(out.parent, out.stem), content, force)
-    print(f"{path}\n{count} picture{'s' if count > 1 else ''}, {nfe} evaluations each")
+    print(f"{path}\n{count} picture{'s' if count > 1 else ''}, {nfe} evaluation{'s' if nfe > 1 else ''} each")
 
 
 def _progress(done: int, total: int) -> None:

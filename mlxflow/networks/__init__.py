@@ -29,7 +29,8 @@ def build(config: dict[str, Any]):
 
     "preset" names a table of sizes of that kind, which the config's other fields override. Every velocity network
     has `shape` (H, W, C), `encode(*inputs)` -> condition, `dropped(inputs, keep)` -> inputs with nulls,
-    `predict(x, t, condition)`, and is itself called with (x, t, *inputs).
+    `predict(x, t, condition)`, and is itself called with (x, t, *inputs). One made by `few_step` predicts over a step
+    as well: `predict(x, t, condition, step)`.
     """
     values = {k: v for k, v in config.items() if k not in ("kind", "preset")}
     kind = config.get("kind")
@@ -60,3 +61,10 @@ def build(config: dict[str, Any]):
 def describe(network) -> dict[str, Any]:
     """The config of a network with every default spelled out: `build` makes it again."""
     return {"kind": network.kind, **asdict(network.config)}
+
+
+def few_step(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the same network with one more input, the step size: see `StepEmbedding` and flow/fewstep.py."""
+    if config.get("kind") == "text-unet":
+        return config | {"unet": config.get("unet", {}) | {"few_step": True}}
+    return config | {"few_step": True}

@@ -181,6 +181,29 @@ def timestep_embedding(t: mx.array, dims: int, scale: float = 1000.0, max_period
     return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
 
 
+class StepEmbedding(nn.Module):
+    """Embedding `[B, dims]` of step sizes h `[B]` in [0, 1], for networks that predict over a step (flow/fewstep.py).
+
+        W2 silu(W1 f(h)),   f(h) = sin(w h), 1 - cos(w h) for 16 w from 1/2 to 100
+
+    No bias, and f(0) = 0: at h = 0 it is exactly nothing, whatever has been learnt. W2 starts at zero, so that a
+    network which gets it predicts for every h, bit for bit, what it predicted without.
+    """
+
+    FREQUENCIES = 16
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.up = nn.Linear(2 * self.FREQUENCIES, dims, bias=False)
+        self.down = zero(nn.Linear(dims, dims, bias=False))
+
+    def __call__(self, h: mx.array) -> mx.array:
+        rates = mx.exp(mx.linspace(math.log(0.5), math.log(100.0), self.FREQUENCIES))
+        angles = h.astype(mx.float32)[:, None] * rates
+        features = mx.concatenate([mx.sin(angles), 1 - mx.cos(angles)], axis=-1)
+        return self.down(silu(self.up(features.astype(self.up.weight.dtype))))
+
+
 def space_to_depth(x: mx.array, block: int) -> mx.array:
     """`[B, H, W, C]` to `[B, H / block, W / block, block * block * C]`."""
     b, h, w, c = x.shape

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
-from mlxflow.networks.blocks import (RMSNorm, attention, depth_to_space, silu, space_to_depth, split_heads,
+from mlxflow.networks.blocks import (RMSNorm, StepEmbedding, attention, depth_to_space, silu, space_to_depth, split_heads,
                                      timestep_embedding, zero)
 from mlxflow.networks.labels import Labelled
 from mlxflow.runtime import mx
@@ -27,7 +27,7 @@ SINUSOIDS = 256
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Sizes; classes 0 is an unconditional network."""
+    """Sizes; classes 0 is an unconditional network; few_step: whether a prediction may be asked over a step."""
 
     image_size: int = 32
     channels: int = 3
@@ -37,6 +37,7 @@ class DiTConfig:
     heads: int = 3
     mlp_ratio: float = 4.0
     classes: int = 0
+    few_step: bool = False
 
     def __post_init__(self):
         check_patches(self)
@@ -130,6 +131,8 @@ class PatchSequence(Labelled):
         self.stem = nn.Linear(numbers, width)
         self._positions = positions(config.image_size // config.patch, width)
         self.time = [nn.Linear(SINUSOIDS, width), nn.Linear(width, width)]
+        if config.few_step:
+            self.step = StepEmbedding(width)
         self.make_labels(config.classes, width)
         hidden = int(config.mlp_ratio * width)
         self.blocks = [Block(width, hidden, mixer) for mixer in mixers]
@@ -141,11 +144,13 @@ class PatchSequence(Labelled):
     def shape(self) -> tuple[int, int, int]:
         return (self.config.image_size, self.config.image_size, self.config.channels)
 
-    def predict(self, x: mx.array, t: mx.array, condition) -> mx.array:
+    def predict(self, x: mx.array, t: mx.array, condition, step: mx.array | None = None) -> mx.array:
         config = self.config
         side = config.image_size // config.patch
         embedding = timestep_embedding(t, SINUSOIDS).astype(x.dtype)
         c = self.time[1](silu(self.time[0](embedding)))
+        if step is not None:
+            c = c + self.step(step)
         c = silu(c + condition if config.classes else c)
         h = space_to_depth(x, config.patch).reshape(x.shape[0], side * side, -1)
         h = self.stem(h) + self._positions.astype(x.dtype)

@@ -41,9 +41,9 @@ class LabelUNet(Labelled):
         row = self.labels[inputs[0]]
         return Condition(row[:, None], (inputs[0] != self.config.classes)[:, None], row, mx.zeros((len(row), 0)))
 
-    def predict(self, x: mx.array, t: mx.array, condition) -> mx.array:
+    def predict(self, x: mx.array, t: mx.array, condition, step: mx.array | None = None) -> mx.array:
         if not self.config.classes:
             nothing = mx.zeros((x.shape[0], self.config.text_width), dtype=x.dtype)
             condition = Condition(nothing[:, None], mx.zeros((x.shape[0], 1), dtype=mx.bool_), nothing,
                                   mx.zeros((x.shape[0], 0)))
-        return self.unet(x, t, condition)
+        return self.unet(x, t, condition, step)

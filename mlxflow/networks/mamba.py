@@ -32,7 +32,7 @@ PLACES = {1: (-3, -2, -1, 0), 2: (-1, 0, 1)}
 @dataclass(frozen=True)
 class MambaConfig:
     """Sizes. The inner width is expand * width in `heads` heads of `state` x (inner / heads) numbers; mlp_ratio 0
-    leaves the MLP out."""
+    leaves the MLP out; few_step as in networks/dit.py."""
 
     image_size: int = 32
     channels: int = 3
@@ -46,6 +46,7 @@ class MambaConfig:
     directions: int = 2
     mlp_ratio: float = 2.0
     classes: int = 0
+    few_step: bool = False
 
     def __post_init__(self):
         check_patches(self)

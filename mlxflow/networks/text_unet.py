@@ -53,8 +53,8 @@ class TextUNet(nn.Module):
     def encode(self, vectors: mx.array, mask: mx.array) -> Condition:
         return self.text(vectors, mask)
 
-    def predict(self, x: mx.array, t: mx.array, condition: Condition) -> mx.array:
-        return self.unet(x, t, condition)
+    def predict(self, x: mx.array, t: mx.array, condition: Condition, step: mx.array | None = None) -> mx.array:
+        return self.unet(x, t, condition, step)
 
     def __call__(self, x: mx.array, t: mx.array, vectors: mx.array, mask: mx.array) -> mx.array:
         return self.predict(x, t, self.encode(vectors, mask))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
-from mlxflow.networks.blocks import (CLOSED, Conv3x3, RMSNorm, attention, depth_to_space, silu, space_to_depth,
+from mlxflow.networks.blocks import (CLOSED, Conv3x3, RMSNorm, StepEmbedding, attention, depth_to_space, silu, space_to_depth,
                                      split_heads, timestep_embedding, zero)
 from mlxflow.networks.text import Condition
 from mlxflow.runtime import mx
@@ -24,6 +24,7 @@ class UNetConfig:
     """Sizes of the U-Net. Lists have one entry a level, from the largest grid to the smallest.
 
     sketch: whether the condition brings a sketch `[B, S / patch, S / patch, channels]`.
+    few_step: whether a prediction may be asked over a step (flow/fewstep.py).
     """
 
     image_size: int = 64
@@ -38,6 +39,7 @@ class UNetConfig:
     text_width: int = 192
     pixel_width: int = 8
     sketch: bool = False
+    few_step: bool = False
 
 
 class Modulation(nn.Module):
@@ -124,7 +126,10 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Prediction `[B, S, S, C]` (data or velocity, as the process reads it) from x `[B, S, S, C]`, t `[B]`."""
+    """Prediction `[B, S, S, C]` (data or velocity, as the process reads it) from x `[B, S, S, C]`, t `[B]`.
+
+    With `config.few_step` also over steps `[B]`; without a step, at the time itself.
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -134,6 +139,8 @@ class UNet(nn.Module):
         self.stem = nn.Linear(patch_dims, widths[0])
         self.position = mx.random.normal((grid, grid, widths[0])) * 0.02
         self.time = [nn.Linear(config.embedding, config.embedding), nn.Linear(config.embedding, config.embedding)]
+        if config.few_step:
+            self.step = StepEmbedding(config.embedding)
         self.pooled = nn.Linear(config.text_width, config.embedding, bias=False)
         self.null_pooled = mx.zeros((config.text_width,))
         levels = range(len(widths))
@@ -150,12 +157,15 @@ class UNet(nn.Module):
             self.pixel_in = nn.Conv2d(config.channels, config.pixel_width, 3, padding=1)
             self.pixel_out = zero(nn.Conv2d(config.pixel_width, config.channels, 3, padding=1))
 
-    def __call__(self, x: mx.array, t: mx.array, condition: Condition) -> mx.array:
+    def __call__(self, x: mx.array, t: mx.array, condition: Condition, step: mx.array | None = None) -> mx.array:
         config = self.config
         open_text = condition.mask
         pooled = mx.where(mx.any(open_text, axis=1, keepdims=True), condition.pooled, self.null_pooled)
         embedding = timestep_embedding(t, config.embedding).astype(x.dtype)
-        embedding = self.time[1](silu(self.time[0](embedding))) + self.pooled(pooled)
+        embedding = self.time[1](silu(self.time[0](embedding)))
+        if step is not None:
+            embedding = embedding + self.step(step)
+        embedding = embedding + self.pooled(pooled)
         embedding = silu(embedding)
         bias = mx.where(open_text, 0.0, CLOSED).astype(x.dtype)
 

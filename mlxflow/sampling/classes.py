@@ -14,7 +14,7 @@ from mlxflow import runtime, weights
 from mlxflow.data.labelled import to_rgba
 from mlxflow.errors import MlxflowError
 from mlxflow.runtime import mx
-from mlxflow.sampling.pipeline import Settings, states
+from mlxflow.sampling.pipeline import Settings, check_settings, states
 
 BATCH = 16
 MAX_PICTURES = 10_000
@@ -70,6 +70,7 @@ class ClassSampler:
         classes, which guidance cannot lead away from)."""
         if not 1 <= count <= MAX_PICTURES:
             raise MlxflowError(f"The number of pictures must be between 1 and {MAX_PICTURES:,}, not {count}.")
+        check_settings(settings, self.model.config)
         if settings.guidance != 1 and labels is None:
             raise MlxflowError("Guidance needs a class to follow: choose one, or set the guidance to 1.")
         classes = len(self.names)

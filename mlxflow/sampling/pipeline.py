@@ -27,13 +27,16 @@ from mlxflow.data.images import unpremultiply
 from mlxflow.data.words import WordTable
 from mlxflow.errors import MlxflowError
 from mlxflow.flow import guidance as guide
-from mlxflow.flow import solvers
+from mlxflow.flow import fewstep, solvers
 from mlxflow.flow.paths import Path as FlowPath
 from mlxflow.runtime import mx
 
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100.0, 2**63 - 1
 MAX_PICTURES = 256
 _VARY = 21
+# The solver of few-step models: `mlxflow distill` makes them, flow/fewstep.py says how they draw.
+SHORTCUT = "shortcut"
+SOLVERS = (*solvers.NAMES, SHORTCUT)
 # Far more than a model reads (24 words); what is longer was pasted by mistake.
 MAX_CHARACTERS = 1000
 
@@ -57,9 +60,14 @@ def states(velocity: Callable, condition: Any, null_condition: Any, noise: mx.ar
     velocity(x, t `[B]`, condition) is the model; condition and null_condition are trees of arrays of batch B (or
     1). guidance 1 asks the model once a call and leaves null_condition unused; any other scale asks it with both.
     Each state has `x1_estimate`, the picture that the step was heading for. dopri5 chooses its own steps up to the
-    last. `settings` are the solver's own. Raises MlxflowError for an unknown solver, steps < 1, guidance < 0 or
-    NaN, or a state that turns NaN.
+    last; a few-step model's "shortcut" makes `steps` jumps, which need velocity(x, t, condition, h) and no guidance.
+    `settings` are the solver's own. Raises MlxflowError for an unknown solver, steps < 1, guidance < 0 or NaN, or a
+    state that turns NaN.
     """
+    if solver == SHORTCUT:
+        told = guide.expand(condition, len(noise))
+        yield from fewstep.jumps(lambda x, t, h: velocity(x, t, told, h), path.start(noise), fewstep.jump_grid(steps), path)
+        return
     guided = guide.classifier_free(velocity, condition, null_condition, guidance)
     times = time_grid(steps, last)
     state = solvers.State(0.0, path.start(noise), noise, 0)
@@ -89,14 +97,46 @@ class Settings:
     def __post_init__(self):
         if not 1 <= self.steps <= MAX_STEPS:
             raise MlxflowError(f"The number of steps must be between 1 and {MAX_STEPS}, not {self.steps}.")
-        if self.solver not in solvers.NAMES:
-            raise MlxflowError(f"There is no solver '{self.solver}': choose one of {', '.join(solvers.NAMES)}.")
+        if self.solver not in SOLVERS:
+            raise MlxflowError(f"There is no solver '{self.solver}': choose one of {', '.join(SOLVERS)}.")
         if not 0 <= self.guidance <= MAX_GUIDANCE:
             raise MlxflowError(f"The guidance must be between 0 and {MAX_GUIDANCE:g}, not {self.guidance:g}.")
         if self.negative:
             check_prompt(self.negative)
             if self.guidance <= 1:
                 raise MlxflowError("A negative prompt needs guidance above 1: it is what the guidance leads away from.")
+
+
+def settings_for(config: dict, steps: int | None = None, solver: str | None = None, guidance: float | None = None,
+                 negative: str = "") -> Settings:
+    """The settings for a model with that config: what is None is the model's own default.
+
+    A few-step model makes 4 jumps and has its guidance built in; others take 16 steps of heun, with guidance 3 where
+    they are told words or classes. Raises MlxflowError for what the model cannot do.
+    """
+    built_in = config["process"].get("few_step")
+    told = bool(config.get("words") or config.get("classes"))
+    solver = solver or (SHORTCUT if built_in else Settings.solver)
+    if steps is None:
+        steps = 4 if solver == SHORTCUT else Settings.steps
+    if guidance is None:
+        guidance = Settings.guidance if told and not built_in else 1.0
+    settings = Settings(steps, solver, guidance, negative)
+    check_settings(settings, config)
+    return settings
+
+
+def check_settings(settings: Settings, config: dict) -> None:
+    """Raises MlxflowError if the model of that config cannot draw by the settings."""
+    built_in = config["process"].get("few_step")
+    if settings.solver != SHORTCUT:
+        return
+    if not built_in:
+        raise MlxflowError("The solver 'shortcut' needs a few-step model: `mlxflow distill` makes one of this model.")
+    if settings.guidance != 1:
+        raise MlxflowError(f"This model has a guidance of {built_in['guidance']:g} built in: set the guidance to 1, or "
+                           "leave it out.")
+    fewstep.jump_grid(settings.steps)
 
 
 class Request(NamedTuple):
@@ -210,6 +250,7 @@ class Pipeline:
     def stream(self, requests: Sequence[Request], settings: Settings = Settings(), *,
                batch: int = 1) -> Iterator[Frame]:
         """Draws the requests in order, `batch` at a time; yields a Frame of each picture after each step."""
+        check_settings(settings, self.model.config)
         negative = self.encode(settings.negative) if settings.negative else self.null
         size, channels = self.model.image_size, self.model.network.unet.config.channels
         for request in requests:
@@ -228,9 +269,9 @@ class Pipeline:
 
     def generate(self, prompts: str | Sequence[str], *, n: int = 1, seed: int = 0, batch: int = 1,
                  **settings) -> list[Image.Image]:
-        """n pictures of each prompt, RGBA; `settings` are the fields of Settings."""
+        """n pictures of each prompt, RGBA; `settings` are the fields of Settings, by default the model's own."""
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        frames = self.stream(requests_for(prompts, n, seed), Settings(**settings), batch=batch)
+        frames = self.stream(requests_for(prompts, n, seed), settings_for(self.model.config, **settings), batch=batch)
         return [Image.fromarray(frame.pixels) for frame in frames if frame.t == 1]
 
 

@@ -16,7 +16,8 @@ from mlxflow.errors import MlxflowError
 from mlxflow.sampling import output
 from mlxflow.sampling.animation import trajectory_bytes
 from mlxflow.sampling.formats import ANIMATED, check_svg, encode, suffix_of
-from mlxflow.sampling.pipeline import Pipeline, Request, Settings, check_prompt, digest, requests_for, varied
+from mlxflow.sampling.pipeline import Pipeline, Request, Settings, check_prompt, digest, requests_for, settings_for,
+                                       varied
 from mlxflow.sampling.platforms import encode_for, platform
 from mlxflow.sampling.ranking import best as best_of
 from mlxflow.sampling.recipe import Recipe, described, parse_seeds, read_recipe
@@ -50,9 +51,11 @@ class Wishes:
 
 @dataclass
 class Work:
-    """What will be drawn, how, and which files it becomes. `groups` are the requests of each prompt and seed list."""
+    """What will be drawn, how, and which files it becomes. `groups` are the requests of each prompt and seed list;
+    `given` the settings that were asked for, `settings` with the defaults, which `load` makes the model's own."""
 
     wishes: Wishes
+    given: dict[str, Any]
     settings: Settings
     groups: list[list[Request]]
     keep: int | None
@@ -77,6 +80,7 @@ class Work:
         """Reads the weights and encodes the words; note(text) is told what a user should know."""
         self.pipeline = Pipeline.load(self.weights)
         self.digest = digest(self.pipeline.model.source)
+        self.settings = settings_for(self.pipeline.model.config, **self.given)
         negative = [self.settings.negative] if self.settings.negative else []
         for text in dict.fromkeys([*(request.prompt for request in self.requests), *negative]):
             self.pipeline.encode(text)
@@ -173,7 +177,8 @@ def work_for(wishes: Wishes) -> Work:
     import secrets
 
     like = read_recipe(wishes.like) if wishes.like else None
-    settings = _settings(wishes, like)
+    given = _settings(wishes, like)
+    settings = Settings(**given)
     notes: list[str] = []
     again = like is not None and not wishes.prompts and wishes.seed is None and wishes.best is None \
         and (wishes.n is None or wishes.vary is not None)
@@ -209,16 +214,17 @@ def work_for(wishes: Wishes) -> Work:
     columns, captions = _layout(again, like, wishes, groups)
     size, target, background = _looks(wishes, like, sheet)
     names, movie = _files(wishes, like, groups, keep, sheet, target)
-    return Work(wishes, settings, groups, keep, sheet, columns, captions, names, movie, size, target, background,
+    return Work(wishes, given, settings, groups, keep, sheet, columns, captions, names, movie, size, target, background,
                 _weights(wishes, like, notes), notes)
 
 
-def _settings(wishes: Wishes, like: Recipe | None) -> Settings:
+def _settings(wishes: Wishes, like: Recipe | None) -> dict[str, Any]:
+    """The settings that were asked for or that the picture to be repeated has, by name."""
     values = {name: getattr(wishes, name) for name in ("steps", "solver", "guidance", "negative")}
     if like is not None:
         kinds = {"steps": int, "solver": str, "guidance": (int, float), "negative": str}
         values = {name: value if value is not None else like.get(name, kinds[name]) for name, value in values.items()}
-    return Settings(**{name: value for name, value in values.items() if value is not None})
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _layout(again: bool, like: Recipe | None, wishes: Wishes, groups: list[list[Request]]) -> tuple[int | None, bool]:

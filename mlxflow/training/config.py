@@ -39,6 +39,8 @@ class TrainConfig:
     commitment: float = option(0.25, "weight of a VQ-VAE's commitment to its codes")
     contrast: float = option(0.0, "weight of the contrastive flow-matching term")
     drop: float = option(0.1, "share of prompts or labels dropped, for guidance")
+    teacher: str = option("", "weights of a trained model that this one learns to equal in few steps; a run folder will do")
+    guidance: float = option(1.0, "guidance of the teacher, built into what is learnt from it")
     # data
     autoencoder: str = option("", "weights of an autoencoder whose latent space to train in; a run folder will do")
     batch: int = option(64, "images a step, over all ranks")
@@ -81,7 +83,8 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise MlxflowError(f"{name} must be more than 0, not {getattr(self, name)}.")
-        for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed", "kl_weight", "commitment"):
+        for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed", "kl_weight",
+                     "commitment", "guidance"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         for name in ("drop", "flip", "name_share", "compose", "ema"):

@@ -61,16 +61,16 @@ def cached(model: weights.Model, parts: dict[str, Labelled], scale: float | None
 
 
 class LatentDataset(LabelDataset):
-    """Scaled latents with labels; `pictures` decodes."""
+    """Scaled latents with labels; `pictures` decodes. scale: another model's, whose latents these have to be."""
 
-    def __init__(self, folder: Path, autoencoder: Path, classes: int | None):
+    def __init__(self, folder: Path, autoencoder: Path, classes: int | None, scale: float | None = None):
         model = weights.load(autoencoder, dtype=mx.float32)
         network = model.network
         if not hasattr(network, "latents"):
             raise MlxflowError(f"{autoencoder} holds a {network.kind}, not an autoencoder.")
         pixels = open_labelled(folder, network.shape[0], network.shape[2])
         pixels["val"] = spread(pixels["val"], VAL)
-        latents, scale = cached(model, pixels, model.config.get("scale"))
+        latents, scale = cached(model, pixels, scale or model.config.get("scale"))
         parts = {name: Labelled(latents.get(name, np.empty((0, *network.latent_shape), np.float32)), part.labels,
                                 part.names) for name, part in pixels.items()}
         super().__init__(parts, len(pixels["train"].names) if classes is None else classes)

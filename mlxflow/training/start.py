@@ -12,10 +12,11 @@ from mlxflow.errors import MlxflowError  # noqa: E402
 from mlxflow.networks import build  # noqa: E402
 from mlxflow.training.config import TrainConfig, from_values, read_recipe  # noqa: E402
 from mlxflow.training.dataset import Dataset, TextDataset, open_labels  # noqa: E402
+from mlxflow.training.distillation import TEACHER, settled  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.state import checkpoints  # noqa: E402
 from mlxflow.training.trainer import Trainer, trim_log  # noqa: E402
-from mlxflow.weights import AUTOENCODER, WORDS  # noqa: E402
+from mlxflow.weights import AUTOENCODER, WORDS, find_words, read_config, resolve  # noqa: E402
 
 CONFIG = "config.json"
 # What a resumed run may change without becoming another run.
@@ -37,14 +38,20 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
             raise MlxflowError(f"{run} already holds a run: add --resume to go on with it or --force to replace it.")
         if stored is None and run.is_dir() and any(run.iterdir()) and not force:
             raise MlxflowError(f"{run} is not empty and holds no run: choose another run folder.")
-        config = from_values(values, source)
+        if values.get("teacher") and init is not None:
+            raise MlxflowError("A few-step model starts from its teacher: leave --init out.")
+        config = from_values(settled(values) if values.get("teacher") else values, source)
         if data is None:
             raise MlxflowError("Say which pictures to train on with --data FOLDER (`mlxflow data emoji emoji/` makes one).")
-    dataset, model = open_data(config, data, run if resume else None)
+    teacher = None
+    if config.teacher:
+        teacher = run / TEACHER if resume else resolve(config.teacher)
+    dataset, model = open_data(config, data, run if resume else None, teacher)
     config = config.replace(model=model)
-    trainer = Trainer(config, run, dataset, init=init)
+    trainer = Trainer(config, run, dataset, init=teacher or init, teacher=teacher)
     if first:
-        create(run, stored, config, data, init, dataset.files, resume)
+        files = dataset.files | ({TEACHER: teacher} if teacher else {})
+        create(run, stored, config, data, init, files, resume)
     if resume:
         found = checkpoints(run)
         if found:
@@ -59,10 +66,11 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
         return trainer.run()
 
 
-def open_data(config: TrainConfig, folder: Path, run: Path | None) -> tuple[Dataset, dict]:
+def open_data(config: TrainConfig, folder: Path, run: Path | None, teacher: Path | None) -> tuple[Dataset, dict]:
     """The dataset for the config's kind of model, and the model's config with what the data settle.
 
-    run: the folder of a resumed run, whose copies of the dataset's files are used.
+    run: the folder of a resumed run, whose copies of the dataset's files are used; teacher: the weights file whose
+    words and latents are used.
     """
     model = config.model
     try:
@@ -71,6 +79,8 @@ def open_data(config: TrainConfig, folder: Path, run: Path | None) -> tuple[Data
         raise MlxflowError(f"The model's settings describe no network: {error}.") from None
     if network.kind == "text-unet":
         words = (run or paths.weights_dir() / "emoji") / WORDS
+        if teacher:
+            words = find_words(teacher, read_config(teacher))
         dataset = TextDataset(folder, words, shape=network.shape, length=network.config.text.length)
         return dataset, model | {"text": {"word_dim": dataset.words.dim} | model.get("text", {})}
     if config.scale:
@@ -85,7 +95,8 @@ def open_data(config: TrainConfig, folder: Path, run: Path | None) -> tuple[Data
     from mlxflow.training.latents import LatentDataset
 
     source = run / AUTOENCODER if run else Path(config.autoencoder)
-    dataset = LatentDataset(folder, source, model.get("classes"))
+    scale = read_config(teacher)["autoencoder"]["scale"] if teacher else None
+    dataset = LatentDataset(folder, source, model.get("classes"), scale)
     if network.shape != dataset.shape:
         raise MlxflowError(f"The autoencoder's latents are {dataset.shape[0]}x{dataset.shape[1]}x{dataset.shape[2]}: set "
                            f"the model's image_size to {dataset.shape[0]} and channels to {dataset.shape[2]}.")

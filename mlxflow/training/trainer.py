@@ -1,7 +1,8 @@
 """The training loop: draws, gradients, update; reports, validation, samples and checkpoints around it.
 
-What is drawn and minimised is the objective's (training/objective.py), what it is learnt from the dataset's. Gradients are averaged over micro-batches and ranks between two compiled functions: one for loss and gradients, one
-for clipping, the optimizer and the average of the weights. Everything random follows from (seed, step), so a
+What is drawn and minimised is the objective's (training/objective.py), what it is learnt from the dataset's. Gradients
+are averaged over micro-batches and ranks between two compiled functions: one for loss and gradients, one for clipping,
+the optimizer and the average of the weights. Everything random follows from (seed, step), so a
 checkpoint needs no generator's state and a resumed run repeats an uninterrupted one bit for bit.
 """
 
@@ -24,12 +25,13 @@ from mlxflow.networks import build, describe  # noqa: E402
 from mlxflow.training import ema  # noqa: E402
 from mlxflow.training.config import TrainConfig  # noqa: E402
 from mlxflow.training.dataset import Dataset  # noqa: E402
+from mlxflow.training.distillation import FewStep  # noqa: E402
 from mlxflow.training.objective import FlowMatching, Objective  # noqa: E402
 from mlxflow.training.optimizers import clipped, init_moments, learning_rate_at, update  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.reconstruction import Reconstruction  # noqa: E402
 from mlxflow.training.state import checkpoints, load_checkpoint, save_checkpoint  # noqa: E402
-from mlxflow.weights import read_arrays, resolve  # noqa: E402
+from mlxflow.weights import load, read_arrays, resolve  # noqa: E402
 
 Arrays = dict[str, mx.array]
 _INIT = 10
@@ -62,7 +64,7 @@ class Trainer:
     """One run in a run folder. `run()` trains until a limit or a signal and returns the last checkpoint."""
 
     def __init__(self, config: TrainConfig, folder: Path, data: Dataset, *, init: Path | None = None,
-                 progress: Progress | None = None):
+                 teacher: Path | None = None, progress: Progress | None = None):
         self.config, self.folder, self.data = config, folder, data
         self.group = mx.distributed.init()
         self.rank, self.size = self.group.rank(), self.group.size()
@@ -77,8 +79,10 @@ class Trainer:
             if not hasattr(self.network, "recompute"):
                 raise MlxflowError(f"The network {self.network.kind} cannot recompute its blocks: set recompute to false.")
             self.network.recompute = True
-        objective = Reconstruction if hasattr(self.network, "latents") else FlowMatching
-        self.objective: Objective = objective(config, self.network, data, self.rank, self.size)
+        parts = (config, self.network, data, self.rank, self.size)
+        self.objective: Objective = (
+            FewStep(*parts, load(teacher, mx.float32)) if teacher
+            else Reconstruction(*parts) if hasattr(self.network, "latents") else FlowMatching(*parts))
         self.model_config = {"format": 1, "model": describe(self.network), "process": self.objective.process,
                              **data.stamp}
         weights = dict(tree_flatten(self.network.parameters()))
