@@ -16,8 +16,8 @@ from mlxflow.errors import MlxflowError
 from mlxflow.sampling import output
 from mlxflow.sampling.animation import trajectory_bytes
 from mlxflow.sampling.formats import ANIMATED, check_svg, encode, suffix_of
-from mlxflow.sampling.pipeline import Pipeline, Request, Settings, check_prompt, digest, requests_for, settings_for,
-                                       varied
+from mlxflow.sampling.pipeline import (Pipeline, Request, Settings, check_prompt, digest, requests_for, settings_for,
+                                       varied)
 from mlxflow.sampling.platforms import encode_for, platform
 from mlxflow.sampling.ranking import best as best_of
 from mlxflow.sampling.recipe import Recipe, described, parse_seeds, read_recipe
