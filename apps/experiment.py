@@ -4,8 +4,10 @@ A report calls `mlxflow train` itself, so a run folder of it is one like any oth
 finds that it is done. Killed at any time, a report that is started again goes on.
 """
 
+import hashlib
 import json
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mlxflow import paths
+from mlxflow.data.labelled import Labelled
 from mlxflow.errors import MlxflowError
+from mlxflow.evaluation.classifier import Judge, judge
 from mlxflow.training.launch import run_ranks
 from mlxflow.training.start import start
 from mlxflow.training.state import checkpoints
@@ -78,6 +83,18 @@ def snapshot(run: Path, to: Path) -> Path:
         shutil.copyfile(checkpoints(run)[-1] / "ema.safetensors", partial)
         partial.rename(to)
     return to
+
+
+def reader(parts: dict[str, Labelled], steps: int) -> Judge:
+    """The classifier that reads what is generated: trained once for these pictures, then kept in the cache folder, so
+    that all reports have the same."""
+    digest = hashlib.sha256(f"{steps}".encode())
+    for data in parts.values():
+        digest.update(np.ascontiguousarray(data.images))
+        digest.update(data.labels)
+    file = paths.cache_dir() / "classifiers" / f"{digest.hexdigest()[:32]}.safetensors"
+    return judge(file, parts, steps,
+                 lambda step, loss: step % 100 or print(f"classifier, step {step}: loss {loss:.3f}", file=sys.stderr))
 
 
 def log(run: Path) -> list[dict]:

@@ -4,6 +4,7 @@
 
 Trains each network for the same number of steps, then those that were quicker until all have had the time of the
 slowest; judges both by a classifier that is trained here too; and leaves report.md with its figures in the run folder.
+The networks take turns of a quarter of the steps, so that what else the machine does falls on all of them alike.
 Stopped at any time, the same command goes on. `--part fashion` repeats the first comparison on Fashion-MNIST and
 `--part predictions` trains one network to predict velocity, data and noise.
 """
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.experiment import (figure, log, position, recipe_values, snapshot, speed, table, train, training_loss,
-                             write_report)
+from apps.experiment import (figure, log, position, reader, recipe_values, snapshot, speed, table, train,
+                             training_loss, write_report)
 from mlxflow.data.labelled import open_labelled, to_rgba
 from mlxflow.errors import MlxflowError
-from mlxflow.evaluation.classifier import Judge, judge, standard_error
+from mlxflow.evaluation.classifier import Judge, standard_error
 from mlxflow.runtime import mx
 from mlxflow.sampling.classes import ClassSampler
 from mlxflow.sampling.pipeline import Settings
@@ -32,7 +33,8 @@ HERE = Path(__file__).parent
 MAIN = ("U-Net", "DiT", "Mamba")
 PARTS = ("mnist", "fashion", "predictions")
 GUIDANCES = (1.0, 3.0, 5.0)
-SAMPLE_STEPS, SHOWN = 12, 2
+SAMPLE_STEPS, SHOWN = 8, 2
+TURNS = 4
 # michaelbzhu/mnist_flow_matching: the loss of the last steps of 5,000 x 250, summed over 1024 pixels.
 PUBLISHED = {"U-Net": (131.15, "1.23M"), "DiT": (123.94, "16.9M"), "Mamba, one direction": (154.31, "4.23M")}
 
@@ -95,37 +97,58 @@ class Comparison:
         self.parts = open_labelled(self.data, self.frame["image_size"], self.frame["channels"])
 
     def judge(self) -> Judge:
-        name = "fashion" if self.part == "fashion" else "mnist"
-        return judge(self.options.out / f"judge-{name}.safetensors", self.parts, self.options.judge_steps,
-                     lambda step, loss: step % 100 or print(f"classifier, step {step}: loss {loss:.3f}", file=sys.stderr))
+        return reader(self.parts, self.options.judge_steps)
 
     def fixed(self):
         from mlxflow.training.dataset import LabelDataset
 
         return LabelDataset(self.parts, len(self.parts["train"].names)).fixed["val"]
 
-    def train(self, name: str, model: dict, *, seconds: float = 0.0, **settings) -> Path:
+    def train(self, name: str, model: dict, *, steps: int = 0, seconds: float = 0.0, **settings) -> Path:
         run = self.out / folder_name(name)
         # Without a sheet every thousand steps: the report draws its own.
         given = {"model": model, "sample_every": 10 * self.steps,
                  "log_every": max(1, min(self.values["log_every"], self.steps // 10)), **settings}
-        train(run, self.data, self.recipe, ranks=self.options.ranks, steps=0 if seconds else self.steps, seconds=seconds,
-              settings=given)
+        train(run, self.data, self.recipe, ranks=self.options.ranks, steps=0 if seconds else steps or self.steps,
+              seconds=seconds, settings=given)
         return run
 
-    def equal_steps(self, names) -> dict[str, Path]:
-        made = {}
-        for name in names:
-            file = self.out / f"{folder_name(name)}-steps.safetensors"
-            run = self.out / folder_name(name)
-            if not file.exists():
-                made[name] = snapshot(self.train(name, self.networks[name]), file)
-                (self.out / f"{folder_name(name)}-steps.seconds").write_text(str(position(run)["seconds"]))
-            made[name] = file
-        return made
+    def in_turns(self, models: dict[str, dict], **settings) -> dict[str, Path]:
+        """The networks' weights after the same number of steps, and beside each {"seconds"} of its training."""
+        files = {name: self.out / f"{folder_name(name)}-steps.safetensors" for name in models}
+        for turn in range(1, TURNS + 1):
+            for name, model in models.items():
+                if not files[name].exists():
+                    own = {key: value[name] for key, value in settings.items()}
+                    run = self.train(name, model, steps=self.steps * turn // TURNS, **own)
+                    if turn == TURNS:
+                        self.clock(name).write_text(json.dumps({"seconds": position(run)["seconds"]}))
+                        snapshot(run, files[name])
+        return files
+
+    def clock(self, name: str) -> Path:
+        return self.out / f"{folder_name(name)}-steps.clock.json"
 
     def seconds(self, name: str) -> float:
-        return float((self.out / f"{folder_name(name)}-steps.seconds").read_text())
+        return json.loads(self.clock(name).read_text())["seconds"]
+
+    def equal_time(self, names) -> tuple[dict[str, Path], float]:
+        """The networks' weights after the training time of the slowest, which has them already, and that time."""
+        longest = max(self.seconds(name) for name in names)
+        files = {}
+        for name in names:
+            if self.seconds(name) == longest:
+                files[name] = self.out / f"{folder_name(name)}-steps.safetensors"
+                continue
+            files[name] = self.out / f"{folder_name(name)}-time.safetensors"
+        for turn in range(1, TURNS + 1):
+            for name, file in files.items():
+                if not file.exists():
+                    begun = self.seconds(name)
+                    run = self.train(name, self.networks[name], seconds=begun + (longest - begun) * turn / TURNS)
+                    if turn == TURNS:
+                        snapshot(run, file)
+        return files, longest
 
     def row(self, name: str, file: Path, judge_: Judge, fixed, until: int | None = None) -> list:
         run, m = self.out / folder_name(name), measured(file, judge_, fixed, self.options.count)
@@ -147,7 +170,7 @@ def compare(options, part: str) -> str:
     """The Markdown of the comparison on digits or on clothes; figures are written beside it."""
     c = Comparison(options, part)
     names = [*MAIN, "Mamba, one direction"] if options.one_direction else list(MAIN)
-    files = c.equal_steps(names)
+    files = c.in_turns({name: c.networks[name] for name in names})
     judge_, fixed = c.judge(), c.fixed()
     rows = [c.row(name, file, judge_, fixed, until=c.steps) for name, file in files.items()]
     title = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[part]
@@ -161,16 +184,7 @@ def compare(options, part: str) -> str:
     figures = {f"{part}-steps.png": sheet(files)}
     text += [f"![{title} after equal steps]({part}-steps.png)", ""]
     if part == "mnist":
-        longest = max(c.seconds(name) for name in MAIN)
-        timed = {}
-        for name in MAIN:
-            # The slowest has had its time at the end of its steps.
-            done = c.out / f"{folder_name(name)}-time.safetensors"
-            if not done.exists():
-                if c.seconds(name) < longest:
-                    c.train(name, c.networks[name], seconds=longest)
-                snapshot(c.out / folder_name(name), done)
-            timed[name] = done
+        timed, longest = c.equal_time(MAIN)
         rows = [c.row(name, file, judge_, fixed) for name, file in timed.items()]
         steps = {name: [line for line in log(c.out / folder_name(name)) if "loss" in line][-1]["step"] for name in MAIN}
         rows = [[*row, steps[row[0]]] for row in rows]
@@ -190,12 +204,8 @@ def compare(options, part: str) -> str:
 def predictions(options) -> str:
     """One network, three things to predict; validation and pictures compare, training losses do not."""
     c = Comparison(options, "predictions")
-    files = {}
-    for kind in ("velocity", "data", "noise"):
-        file = c.out / f"{kind}.safetensors"
-        if not file.exists():
-            snapshot(c.train(kind, c.networks["U-Net"], prediction=kind), file)
-        files[kind] = file
+    kinds = ("velocity", "data", "noise")
+    files = c.in_turns({kind: c.networks["U-Net"] for kind in kinds}, prediction={kind: kind for kind in kinds})
     judge_, fixed = c.judge(), c.fixed()
     rows = []
     for kind, file in files.items():

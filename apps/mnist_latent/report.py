@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.experiment import figure, position, recipe_values, snapshot, speed, table, train, write_report
+from apps.experiment import figure, position, reader, recipe_values, snapshot, speed, table, train, write_report
 from mlxflow import weights
 from mlxflow.data.labelled import Labelled, open_labelled, to_rgba, to_unit
 from mlxflow.errors import MlxflowError
-from mlxflow.evaluation.classifier import judge
 from mlxflow.runtime import mx
 from mlxflow.sampling.classes import ClassSampler
 from mlxflow.sampling.pipeline import Settings
@@ -131,7 +130,7 @@ def main() -> None:
         made, figures = autoencoders(options, parts["val"])
         steps = min(options.limit, recipe_values(options.recipe)["steps"])
         files = stages(options, steps)
-        judge_ = judge(options.out / "judge.safetensors", parts, options.judge_steps)
+        judge_ = reader(parts, options.judge_steps)
         figures |= growth(files, steps)
         sampler = ClassSampler.load(files[100])
         solvers = adaptive(sampler, judge_)

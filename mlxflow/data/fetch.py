@@ -4,6 +4,7 @@ Each file is checked by the SHA-256 (or the published MD5) of its *unpacked* con
 unpacked copy is as good as the original. A file appears in the target folder whole and checked, or not at all.
 """
 
+import contextlib
 import hashlib
 import os
 import tarfile
@@ -81,9 +82,13 @@ def fetch(dataset: Idx | Archive, out: Path, source: Path | None = None, progres
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MlxflowError(f"{out} cannot be made: {error.strerror}.") from None
-    if isinstance(dataset, Archive):
-        return fetch_archive(dataset, out, source, progress)
-    return fetch_idx(dataset, out, source, progress)
+    get = fetch_archive if isinstance(dataset, Archive) else fetch_idx
+    try:
+        return get(dataset, out, source, progress)
+    except MlxflowError:
+        with contextlib.suppress(OSError):  # an empty folder says nothing; one that holds something stays
+            out.rmdir()
+        raise
 
 
 def fetch_idx(dataset: Idx, out: Path, source: Path | None, progress: Progress | None) -> list[Path]:

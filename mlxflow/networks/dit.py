@@ -46,7 +46,7 @@ class DiTConfig:
 
 
 PRESETS = {
-    "laptop": {"width": 192, "depth": 6, "heads": 3},
+    "laptop": {"width": 128, "depth": 6, "heads": 4},
     "S": {"width": 384, "depth": 12, "heads": 6},
     "B": {"width": 768, "depth": 12, "heads": 12},
 }
