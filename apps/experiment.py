@@ -107,10 +107,9 @@ def training_loss(run: Path, last: int = 500, until: int | None = None) -> float
     return float(np.mean([line["loss"] for line in lines if line["step"] > lines[-1]["step"] - last]))
 
 
-def speed(run: Path, until: int | None = None) -> float:
+def speed(run: Path) -> float:
     """Median images a second of the log."""
-    return float(np.median([line["images_per_second"] for line in log(run)
-                            if "loss" in line and (until is None or line["step"] <= until)]))
+    return float(np.median([line["images_per_second"] for line in log(run) if "loss" in line]))
 
 
 def recipe_values(recipe: Path) -> dict:

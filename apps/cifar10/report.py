@@ -86,11 +86,12 @@ def main() -> None:
         if validations:
             rows.append(["validation loss", f"{validations[-1]['val']['loss']:.4f} (val), "
                          f"{validations[-1]['seen']['loss']:.4f} (seen)"])
-        real = parts["train"].take(np.concatenate([np.flatnonzero(parts["train"].labels == i)[:PER_CLASS]
-                                                   for i in range(len(sampler.names))]))
-        pictures = to_rgba(to_unit(real.images)).reshape(len(sampler.names), PER_CLASS, *real.images.shape[1:3], 4)
+        real = []
+        for i, name in enumerate(sampler.names):
+            chosen = parts["train"].take(np.flatnonzero(parts["train"].labels == i)[:PER_CLASS])
+            real.append((name, to_rgba(to_unit(chosen.images))))
         figures = {"guidance-1.png": grid(sampler, 1.0), "guidance-3.png": grid(sampler, 3.0),
-                   "real.png": figure(list(zip(sampler.names, pictures)), scale=2)}
+                   "real.png": figure(real, scale=2)}
         memory = table(["inside of the blocks", "peak memory beside the weights", "time of one gradient, batch 16"],
                        recompute_costs(sampler.model.config["model"]))
         text = REPORT.format(rows=table(["", "value"], rows), memory=memory, note=options.note)

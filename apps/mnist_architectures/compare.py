@@ -2,7 +2,7 @@
 
     python -m apps.mnist_architectures.compare --data mnist/ --out runs/architectures
 
-Trains each network for the same number of steps, then those that were quicker until all have had the time of the
+Trains each network for the same number of steps, then those that are quicker until all have had the time of the
 slowest; judges both by a classifier that is trained here too; and leaves report.md with its figures in the run folder.
 The networks take turns of a quarter of the steps, so that what else the machine does falls on all of them alike.
 Stopped at any time, the same command goes on. `--part fashion` repeats the first comparison on Fashion-MNIST and
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.experiment import (figure, log, position, reader, recipe_values, snapshot, speed, table, train,
-                             training_loss, write_report)
+from apps.experiment import (figure, reader, recipe_values, snapshot, speed, table, train, training_loss,
+                             write_report)
 from mlxflow.data.labelled import open_labelled, to_rgba
 from mlxflow.errors import MlxflowError
 from mlxflow.evaluation.classifier import Judge, standard_error
-from mlxflow.runtime import mx
+from mlxflow.runtime import device, mx
 from mlxflow.sampling.classes import ClassSampler
 from mlxflow.sampling.pipeline import Settings
 from mlxflow.training.validation import validation_loss
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 MAIN = ("U-Net", "DiT", "Mamba")
 PARTS = ("mnist", "fashion", "predictions")
 GUIDANCES = (1.0, 3.0, 5.0)
-SAMPLE_STEPS, SHOWN = 8, 2
+SAMPLE_STEPS, SHOWN = 8, 1
 TURNS = 4
 # michaelbzhu/mnist_flow_matching: the loss of the last steps of 5,000 x 250, summed over 1024 pixels.
 PUBLISHED = {"U-Net": (131.15, "1.23M"), "DiT": (123.94, "16.9M"), "Mamba, one direction": (154.31, "4.23M")}
@@ -75,7 +75,7 @@ def sheet(weights: dict[str, Path], guidances=GUIDANCES):
         for guidance in guidances:
             images, _ = drawn(sampler, SHOWN * len(sampler.names), guidance)
             rows.append((f"{name}, guidance {guidance:g}", to_rgba(images)))
-    return figure(rows)
+    return figure(rows, scale=2)
 
 
 class Comparison:
@@ -104,51 +104,46 @@ class Comparison:
 
         return LabelDataset(self.parts, len(self.parts["train"].names)).fixed["val"]
 
-    def train(self, name: str, model: dict, *, steps: int = 0, seconds: float = 0.0, **settings) -> Path:
+    def train(self, name: str, model: dict, steps: int, **settings) -> Path:
         run = self.out / folder_name(name)
         # Without a sheet every thousand steps: the report draws its own.
         given = {"model": model, "sample_every": 10 * self.steps,
                  "log_every": max(1, min(self.values["log_every"], self.steps // 10)), **settings}
-        train(run, self.data, self.recipe, ranks=self.options.ranks, steps=0 if seconds else steps or self.steps,
-              seconds=seconds, settings=given)
+        train(run, self.data, self.recipe, ranks=self.options.ranks, steps=steps, settings=given)
         return run
 
-    def in_turns(self, models: dict[str, dict], **settings) -> dict[str, Path]:
-        """The networks' weights after the same number of steps, and beside each {"seconds"} of its training."""
-        files = {name: self.out / f"{folder_name(name)}-steps.safetensors" for name in models}
+    def weights(self, name: str, when: str) -> Path:
+        return self.out / f"{folder_name(name)}-{when}.safetensors"
+
+    def equal_steps(self, models: dict[str, dict], **settings) -> dict[str, Path]:
+        """The networks' weights after the same number of steps, and beside each how many pictures a second it saw."""
         for turn in range(1, TURNS + 1):
             for name, model in models.items():
-                if not files[name].exists():
-                    own = {key: value[name] for key, value in settings.items()}
-                    run = self.train(name, model, steps=self.steps * turn // TURNS, **own)
-                    if turn == TURNS:
-                        self.clock(name).write_text(json.dumps({"seconds": position(run)["seconds"]}))
-                        snapshot(run, files[name])
-        return files
+                file = self.weights(name, "steps")
+                if file.exists():
+                    continue
+                own = {key: value[name] for key, value in settings.items()}
+                run = self.train(name, model, self.steps * turn // TURNS, **own)
+                if turn == TURNS:
+                    file.with_suffix(".speed").write_text(str(speed(run)))
+                    snapshot(run, file)
+        return {name: self.weights(name, "steps") for name in models}
 
-    def clock(self, name: str) -> Path:
-        return self.out / f"{folder_name(name)}-steps.clock.json"
+    def speed(self, name: str) -> float:
+        """Median images a second of the equal steps."""
+        return float(self.weights(name, "steps").with_suffix(".speed").read_text())
 
-    def seconds(self, name: str) -> float:
-        return json.loads(self.clock(name).read_text())["seconds"]
-
-    def equal_time(self, names) -> tuple[dict[str, Path], float]:
-        """The networks' weights after the training time of the slowest, which has them already, and that time."""
-        longest = max(self.seconds(name) for name in names)
-        files = {}
-        for name in names:
-            if self.seconds(name) == longest:
-                files[name] = self.out / f"{folder_name(name)}-steps.safetensors"
-                continue
-            files[name] = self.out / f"{folder_name(name)}-time.safetensors"
-        for turn in range(1, TURNS + 1):
-            for name, file in files.items():
-                if not file.exists():
-                    begun = self.seconds(name)
-                    run = self.train(name, self.networks[name], seconds=begun + (longest - begun) * turn / TURNS)
-                    if turn == TURNS:
-                        snapshot(run, file)
-        return files, longest
+    def equal_time(self, names) -> tuple[dict[str, Path], dict[str, int], float]:
+        """The networks' weights after as many steps as each does while the slowest does the recipe's, those numbers of
+        steps, and that time in seconds. The median speeds count, so neither a busy minute nor compiling does."""
+        speeds = {name: self.speed(name) for name in names}
+        slowest = min(speeds, key=speeds.get)
+        steps = {name: round(self.steps * speeds[name] / speeds[slowest]) for name in names}
+        files = {name: self.weights(name, "steps" if name == slowest else "time") for name in names}
+        for name, file in files.items():
+            if not file.exists():
+                snapshot(self.train(name, self.networks[name], steps[name]), file)
+        return files, steps, self.steps * self.values["batch"] / speeds[slowest]
 
     def row(self, name: str, file: Path, judge_: Judge, fixed, until: int | None = None) -> list:
         run, m = self.out / folder_name(name), measured(file, judge_, fixed, self.options.count)
@@ -157,7 +152,7 @@ class Comparison:
         three, one = m["scores 3"], m["scores 1"]
         share = three["read as asked"]
         error = standard_error(share, self.options.count)
-        return [name, f"{m['parameters'] / 1e6:.2f}M", round(speed(run, until)), f"{loss:.4f}", f"{loss * numbers:.1f}",
+        return [name, f"{m['parameters'] / 1e6:.2f}M", round(self.speed(name)), f"{loss:.4f}", f"{loss * numbers:.1f}",
                 f"{m['validation']:.4f}", f"{100 * one['read as asked']:.1f} %",
                 f"{100 * share:.1f} ± {100 * error:.1f} %", f"{one['frechet']:.1f}"]
 
@@ -170,7 +165,7 @@ def compare(options, part: str) -> str:
     """The Markdown of the comparison on digits or on clothes; figures are written beside it."""
     c = Comparison(options, part)
     names = [*MAIN, "Mamba, one direction"] if options.one_direction else list(MAIN)
-    files = c.in_turns({name: c.networks[name] for name in names})
+    files = c.equal_steps({name: c.networks[name] for name in names})
     judge_, fixed = c.judge(), c.fixed()
     rows = [c.row(name, file, judge_, fixed, until=c.steps) for name, file in files.items()]
     title = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[part]
@@ -184,14 +179,12 @@ def compare(options, part: str) -> str:
     figures = {f"{part}-steps.png": sheet(files)}
     text += [f"![{title} after equal steps]({part}-steps.png)", ""]
     if part == "mnist":
-        timed, longest = c.equal_time(MAIN)
-        rows = [c.row(name, file, judge_, fixed) for name, file in timed.items()]
-        steps = {name: [line for line in log(c.out / folder_name(name)) if "loss" in line][-1]["step"] for name in MAIN}
-        rows = [[*row, steps[row[0]]] for row in rows]
+        timed, steps, longest = c.equal_time(MAIN)
+        rows = [[*c.row(name, file, judge_, fixed), steps[name]] for name, file in timed.items()]
         text += [f"## {title}, equal time", "",
-                 f"{longest / 60:.1f} minutes of training each, on this machine with {options.ranks} "
-                 f"process{'es' if options.ranks > 1 else ''}.", "", table([*HEAD, "steps"], rows), "",
-                 f"![{title} after equal time]({part}-time.png)", ""]
+                 f"The steps that each does in the {longest / 60:.1f} minutes of the slowest, at the median speeds of above, "
+                 f"with {options.ranks} process{'es' if options.ranks > 1 else ''} on {device()}.", "",
+                 table([*HEAD, "steps"], rows), "", f"![{title} after equal time]({part}-time.png)", ""]
         figures[f"{part}-time.png"] = sheet(timed)
         published = [[name, size, loss] for name, (loss, size) in PUBLISHED.items()]
         text += ["The original's losses, summed over 1024 pixels, at 5,000 x 250 with other sizes of network:", "",
@@ -205,7 +198,7 @@ def predictions(options) -> str:
     """One network, three things to predict; validation and pictures compare, training losses do not."""
     c = Comparison(options, "predictions")
     kinds = ("velocity", "data", "noise")
-    files = c.in_turns({kind: c.networks["U-Net"] for kind in kinds}, prediction={kind: kind for kind in kinds})
+    files = c.equal_steps({kind: c.networks["U-Net"] for kind in kinds}, prediction={kind: kind for kind in kinds})
     judge_, fixed = c.judge(), c.fixed()
     rows = []
     for kind, file in files.items():
@@ -235,7 +228,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="recipe.toml, the original's length, instead of laptop.toml")
     parser.add_argument("--one-direction", action="store_true", help="also the one-direction Mamba, as the original's")
     parser.add_argument("--steps", type=int, default=0, help="other than the recipe's")
-    parser.add_argument("--count", type=int, default=500, help="pictures a network and guidance that are judged")
+    parser.add_argument("--count", type=int, default=300, help="pictures a network and guidance that are judged")
     parser.add_argument("--judge-steps", type=int, default=1400, help="length of the classifier's training")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share each batch")
     options = parser.parse_args()
