@@ -14,16 +14,26 @@ if "OMP_NUM_THREADS" not in os.environ:
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen at; one that others can reach gets a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; one that others can reach gets a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 is any free one.", min=0, max=65535)] = 8000,
-    token: Annotated[str | None, typer.Option(
-        envvar="MLXFLOW_TOKEN", show_default=False,
-        help="What every request must carry. [default: none at 127.0.0.1, elsewhere a random one, printed]")] = None,
-    queue: Annotated[int, typer.Option(help="Requests that wait or are being drawn; more get the answer 429.",
-                                       min=1, max=1000)] = 16,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLXFLOW_TOKEN",
+            show_default=False,
+            help="What every request must carry. [default: none at 127.0.0.1, else a random one, printed]",
+        ),
+    ] = None,
+    queue: Annotated[
+        int,
+        typer.Option(help="Requests that wait or are being drawn; more get the answer 429.", min=1, max=1000),
+    ] = 16,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    weights: Annotated[str, typer.Option(help="Weights: the name of shipped ones, a folder, a run, or a "
-                                              ".safetensors file.")] = "emoji",
+    weights: Annotated[
+        str, typer.Option(help="Weights: the name of shipped ones, a folder, a run, or a .safetensors file.")
+    ] = "emoji",
     device: DeviceOption = None,
 ) -> None:
     """A page that draws while you type, and OpenAI's images API, on this machine. Ctrl-C stops it.
@@ -62,7 +72,10 @@ def serve(
         page = address(host, listening.getsockname()[1], token)
         print(page, flush=True)
         if not local:
-            print("mlxflow: everybody who knows this address, with its token, can use the server.", file=sys.stderr)
+            print(
+                "mlxflow: everybody who knows this address, with its token, can use the server.",
+                file=sys.stderr,
+            )
         if open_browser:
             typer.launch(page)
         server.run(sockets=[listening])

@@ -21,8 +21,9 @@ from mlxflow.serve.security import Security
 from mlxflow.serve.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": "index.html"} | {f"/{file.name}": file.name for file in sorted(PAGE.iterdir())
-                                    if file.suffix in (".css", ".js", ".svg")}
+PAGE_FILES = {"/": "index.html"} | {
+    f"/{file.name}": file.name for file in sorted(PAGE.iterdir()) if file.suffix in (".css", ".js", ".svg")
+}
 
 
 class Counting:
@@ -57,9 +58,16 @@ async def health(request: Request) -> JSONResponse:
     """GET /health: 200 while the worker is there."""
     state = request.app.state
     alive = state.worker.alive
-    return JSONResponse({"status": "ok" if alive else "the worker is gone", "model": state.name,
-                         "version": __version__, "waiting": state.worker.waiting, "queue": state.worker.queue},
-                        200 if alive else 503)
+    return JSONResponse(
+        {
+            "status": "ok" if alive else "the worker is gone",
+            "model": state.name,
+            "version": __version__,
+            "waiting": state.worker.waiting,
+            "queue": state.worker.queue,
+        },
+        200 if alive else 503,
+    )
 
 
 async def metrics(request: Request) -> PlainTextResponse:
@@ -83,10 +91,17 @@ PATHS = {route.path for route in ROUTES}
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
-    sentence = {404: f"There is nothing at {request.url.path[:100]}.",
-                405: f"{request.method} does not go with {request.url.path[:100]}."}.get(error.status_code, error.detail)
-    return error_answer(Wrong(sentence, code="not_found" if error.status_code == 404 else "invalid_request",
-                              status=error.status_code))
+    sentence = {
+        404: f"There is nothing at {request.url.path[:100]}.",
+        405: f"{request.method} does not go with {request.url.path[:100]}.",
+    }.get(error.status_code, error.detail)
+    return error_answer(
+        Wrong(
+            sentence,
+            code="not_found" if error.status_code == 404 else "invalid_request",
+            status=error.status_code,
+        )
+    )
 
 
 async def _left(request: Request, error: ClientDisconnect) -> Response:
@@ -112,11 +127,18 @@ def create_app(worker: Worker, name: str, *, host: str = "127.0.0.1", token: str
         finally:
             worker.stop()
 
-    app = Starlette(routes=ROUTES, lifespan=lifespan,
-                    middleware=[Middleware(Counting, metrics=numbers),
-                                Middleware(Security, host=host, token=token)],
-                    exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _bug})
-    app.state.worker, app.state.metrics, app.state.name, app.state.begun = worker, numbers, name, int(time.time())
+    app = Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        middleware=[Middleware(Counting, metrics=numbers), Middleware(Security, host=host, token=token)],
+        exception_handlers={HTTPException: _http_error, ClientDisconnect: _left, Exception: _bug},
+    )
+    app.state.worker, app.state.metrics, app.state.name, app.state.begun = (
+        worker,
+        numbers,
+        name,
+        int(time.time()),
+    )
     app.state.weights_digest = digest(worker.pipeline.model.source)
     app.state.has_svg = importlib.util.find_spec("vtracer") is not None
     return app

@@ -1,14 +1,14 @@
 """What the page asks for: pictures while somebody types, and files of the ones that they like.
 
-    POST /api/draw      {"prompt", "seed", "count", "steps", "guidance", "visitor"} -> lines of JSON:
-                        {"picture": 0, "stage": "draft" | "final", "t": 0.4, "png": base64}, ... {"done": true},
-                        or {"error": {...}} as the last line; t = 1 is the end of a stage; a newer request of the same
-                        visitor ends the older one
-    GET  /api/picture   ?prompt=&seed=&steps=&guidance=&kind=png|webp|svg&size=128&download=1 -> the file;
-                        for=slack|discord|sticker in place of kind and size: what that chat takes
+    POST /api/draw     {"prompt", "seed", "count", "steps", "guidance", "visitor", "turn"} -> lines of JSON:
+                       {"picture": 0, "stage": "draft" | "final", "t": 0.4, "png": base64}, ... {"done": true},
+                       or {"error": {...}} as the last line; t = 1 is the end of a stage; a visitor's request
+                       with a later turn ends the one before
+    GET  /api/picture  ?prompt=&seed=&steps=&guidance=&kind=png|webp|svg&size=128&download=1 -> the file;
+                       for=slack|discord|sticker in place of kind and size: what that chat takes
 
-The first picture is drafted alone, since it is sooner there than four; the others are drafted together, which is
-sooner for all three. The fine pictures are drawn one by one, so that they are bit for bit what
+The first picture is drafted alone, since it is sooner there than four; the others are drafted together, which
+is sooner for all three. The fine pictures are drawn one by one, so that they are bit for bit what
 `mlxflow generate` draws.
 """
 
@@ -26,22 +26,33 @@ from mlxflow.sampling import output
 from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, Settings, requests_for
 from mlxflow.sampling.platforms import PLATFORMS
 from mlxflow.serve import files
-from mlxflow.serve.requests import (Wrong, choice, error_answer, error_body, json_object, number, string, until_gone,
-                                    whole)
+from mlxflow.serve.requests import (
+    Wrong,
+    choice,
+    error_answer,
+    error_body,
+    json_object,
+    number,
+    string,
+    until_gone,
+    whole,
+)
 from mlxflow.serve.worker import Job, Stage, Worker
 
 PICTURES, DRAFT_STEPS, MAX_STEPS, MAX_GUIDANCE = 4, 4, 64, 10.0
-# Estimates are shown from these times on: the first of a draft is a blur, and until then a draft looks better than
-# the fine picture on its way.
+# Estimates are shown from these times on: the first of a draft is a blur, and a fine picture on its way looks
+# worse than the draft until then.
 SHOWN = {"draft": 0.2, "final": 0.5}
-# Pixels of a fine picture for the page: resampled here, it has smoother edges than what a browser makes of 64.
+# Pixels of a fine picture for the page: its edges are smoother than what a browser makes of 64.
 SHARP = 256
 
 
 def asked(body: dict, count: int = 1) -> tuple[list, Settings]:
     """The pictures and settings that a request asks for, each number within what a page may ask."""
-    settings = Settings(steps=whole(body, "steps", Settings.steps, 1, MAX_STEPS),
-                        guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE))
+    settings = Settings(
+        steps=whole(body, "steps", Settings.steps, 1, MAX_STEPS),
+        guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE),
+    )
     seed = whole(body, "seed", 0, 0, MAX_SEED - MAX_PICTURES)
     return requests_for([string(body, "prompt")], count, seed), settings
 
@@ -68,11 +79,13 @@ async def draw(request: Request) -> Response:
         visitor = body.get("visitor")
         if visitor is not None and not (isinstance(visitor, str) and len(visitor) <= 64):
             raise Wrong("'visitor' must be text of at most 64 characters.", "visitor")
-        job = state.worker.submit(*stages(requests, settings, state.worker), visitor=visitor)
+        turn = whole(body, "turn", 0, 0, 2**53)
+        job = state.worker.submit(*stages(requests, settings, state.worker), visitor=visitor, turn=turn)
     except MlxflowError as error:
         return error_answer(error)
-    return StreamingResponse(_lines(request, job, begun), media_type="application/x-ndjson",
-                             headers={"Cache-Control": "no-store"})
+    return StreamingResponse(
+        _lines(request, job, begun), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"}
+    )
 
 
 async def _lines(request: Request, job: Job, begun: float) -> AsyncIterator[bytes]:
@@ -85,8 +98,12 @@ async def _lines(request: Request, job: Job, begun: float) -> AsyncIterator[byte
                 state.metrics.first_picture.observe(time.monotonic() - begun)
                 first = False
             size = SHARP if stage == "final" and frame.t == 1 else None
-            yield _line(picture=frame.index, stage=stage, t=round(frame.t, 4),
-                        png=b64encode(files.quick_png(frame.pixels, size)).decode())
+            yield _line(
+                picture=frame.index,
+                stage=stage,
+                t=round(frame.t, 4),
+                png=b64encode(files.quick_png(frame.pixels, size)).decode(),
+            )
         yield _line(done=True)
     except Exception as error:
         yield _line(error=error_body(error))
@@ -136,12 +153,26 @@ def _number_in(text: str):
 
 def made_by(state, request, settings: Settings) -> dict:
     """What a picture's file says of how it was made, as `mlxflow generate` writes it."""
-    return {"prompt": request.prompt, "seed": request.seed, "steps": settings.steps, "solver": settings.solver,
-            "guidance": settings.guidance, "weights": state.weights_digest}
+    return {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "steps": settings.steps,
+        "solver": settings.solver,
+        "guidance": settings.guidance,
+        "weights": state.weights_digest,
+    }
 
 
 async def about(request: Request) -> JSONResponse:
     """GET /api/about: what the page needs to know before the first word."""
     state = request.app.state
-    return JSONResponse({"model": state.name, "steps": Settings.steps, "guidance": Settings.guidance,
-                         "max_steps": MAX_STEPS, "max_guidance": MAX_GUIDANCE, "svg": state.has_svg})
+    return JSONResponse(
+        {
+            "model": state.name,
+            "steps": Settings.steps,
+            "guidance": Settings.guidance,
+            "max_steps": MAX_STEPS,
+            "max_guidance": MAX_GUIDANCE,
+            "svg": state.has_svg,
+        }
+    )

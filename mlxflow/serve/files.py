@@ -22,12 +22,19 @@ def quick_png(pixels: np.ndarray, size: int | None = None) -> bytes:
     return file.getvalue()
 
 
-def file_of(pixels: np.ndarray, kind: str, size: int, made_by: dict, *, background: str | None = None,
-            quality: int = 100) -> bytes:
+def file_of(
+    pixels: np.ndarray,
+    kind: str,
+    size: int,
+    made_by: dict,
+    *,
+    background: str | None = None,
+    quality: int = 100,
+) -> bytes:
     """The bytes of a file of `kind` (a key of TYPES), which says what made it unless it is JPEG.
 
-    pixels: uint8 [S, S, 4], straight alpha. quality: of WebP and JPEG, 0 to 100; WebP of 100 is lossless. JPEG needs
-    a background. Raises MlxflowError where vtracer is missing for SVG.
+    pixels: uint8 [S, S, 4], straight alpha. quality: of WebP and JPEG, 0 to 100; WebP of 100 is lossless.
+    JPEG needs a background. Raises MlxflowError where vtracer is missing for SVG.
     """
     drawn = Image.fromarray(pixels)
     image = on_background(resize.resized(drawn, size), background)

@@ -23,16 +23,42 @@ from mlxflow.errors import MlxflowError
 from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, Settings, requests_for
 from mlxflow.serve import files
 from mlxflow.serve.drawing import MAX_GUIDANCE, MAX_STEPS, made_by
-from mlxflow.serve.requests import (Wrong, choice, error_answer, error_body, json_object, number, string, until_gone,
-                                    whole)
+from mlxflow.serve.requests import (
+    Wrong,
+    choice,
+    error_answer,
+    error_body,
+    json_object,
+    number,
+    string,
+    until_gone,
+    whole,
+)
 from mlxflow.serve.worker import Job, Stage
 
 MAX_N, MAX_PARTIAL = 10, 3
 STEPS = {"auto": Settings.steps, "low": 8, "medium": 16, "high": 32, "standard": 16, "hd": 32}
 # What a client gets that asks for no size. The model draws 64 x 64; the rest is resampling.
 AUTO_SIZE = 256
-KNOWN = {"prompt", "n", "size", "response_format", "quality", "background", "output_format", "output_compression",
-         "stream", "partial_images", "seed", "steps", "guidance", "model", "user", "style", "moderation"}
+KNOWN = {
+    "prompt",
+    "n",
+    "size",
+    "response_format",
+    "quality",
+    "background",
+    "output_format",
+    "output_compression",
+    "stream",
+    "partial_images",
+    "seed",
+    "steps",
+    "guidance",
+    "model",
+    "user",
+    "style",
+    "moderation",
+}
 
 
 class Asked:
@@ -51,15 +77,19 @@ class Asked:
         if self.stream and self.n > 1:
             raise Wrong("A stream has one picture: leave out 'n'.", "n")
         if body.get("response_format") not in (None, "b64_json"):
-            raise Wrong("'response_format' must be b64_json: pictures are not kept, so they have no address.",
-                        "response_format")
+            raise Wrong(
+                "'response_format' must be b64_json: pictures are not kept, so they have no address.",
+                "response_format",
+            )
         sizes = tuple(f"{size}x{size}" for size in files.SIZES)
         size = choice(body, "size", ("auto", *sizes))
         self.size = AUTO_SIZE if size == "auto" else int(size.partition("x")[0])
         if self.format == "jpeg" and self.background == "transparent":
             raise Wrong("JPEG has no transparency: ask for png or webp.", "background")
-        self.settings = Settings(steps=whole(body, "steps", STEPS[self.quality], 1, MAX_STEPS),
-                                 guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE))
+        self.settings = Settings(
+            steps=whole(body, "steps", STEPS[self.quality], 1, MAX_STEPS),
+            guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE),
+        )
         seed = whole(body, "seed", None, 0, MAX_SEED - MAX_PICTURES)
         seed = secrets.randbelow(2**32) if seed is None else seed
         self.requests = requests_for([string(body, "prompt")], self.n, seed)
@@ -68,14 +98,24 @@ class Asked:
     def shown(self) -> dict:
         """What the answer repeats of the request."""
         opaque = self.background == "opaque" or self.format == "jpeg"
-        return {"background": "opaque" if opaque else "transparent", "output_format": self.format,
-                "quality": self.quality, "size": f"{self.size}x{self.size}"}
+        return {
+            "background": "opaque" if opaque else "transparent",
+            "output_format": self.format,
+            "quality": self.quality,
+            "size": f"{self.size}x{self.size}",
+        }
 
     def file(self, pixels, index: int, state) -> str:
         """The picture's file in base64."""
         on = "white" if self.shown["background"] == "opaque" else None
-        content = files.file_of(pixels, self.format, self.size, made_by(state, self.requests[index], self.settings),
-                                background=on, quality=self.compression)
+        content = files.file_of(
+            pixels,
+            self.format,
+            self.size,
+            made_by(state, self.requests[index], self.settings),
+            background=on,
+            quality=self.compression,
+        )
         return b64encode(content).decode()
 
 
@@ -86,13 +126,18 @@ async def generations(request: Request) -> Response:
         want = Asked(await json_object(request))
         job = state.worker.submit(Stage("final", want.requests, want.settings))
         if want.stream:
-            return StreamingResponse(_events(request, want, job), media_type="text/event-stream",
-                                     headers={"Cache-Control": "no-store"})
+            return StreamingResponse(
+                _events(request, want, job),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store"},
+            )
         pictures = await until_gone(request, job.pictures_done(), lambda: state.worker.cancel(job))
     except (MlxflowError, RuntimeError) as error:
         return error_answer(error)
-    data = [{"b64_json": await asyncio.to_thread(want.file, pixels, i, state), "seed": want.requests[i].seed}
-            for i, pixels in enumerate(pictures)]
+    data = [
+        {"b64_json": await asyncio.to_thread(want.file, pixels, i, state), "seed": want.requests[i].seed}
+        for i, pixels in enumerate(pictures)
+    ]
     return JSONResponse({"created": int(time.time()), "data": data, **want.shown})
 
 
@@ -107,8 +152,12 @@ async def _events(request: Request, want: Asked, job: Job) -> AsyncIterator[byte
             if not done and sent == want.partial:
                 continue
             kind = "completed" if done else "partial_image"
-            event = {"type": f"image_generation.{kind}", "created_at": int(time.time()), **want.shown,
-                     "b64_json": await asyncio.to_thread(want.file, frame.pixels, 0, state)}
+            event = {
+                "type": f"image_generation.{kind}",
+                "created_at": int(time.time()),
+                **want.shown,
+                "b64_json": await asyncio.to_thread(want.file, frame.pixels, 0, state),
+            }
             if not done:
                 event["partial_image_index"] = sent
                 sent += 1
@@ -133,6 +182,12 @@ async def model(request: Request) -> JSONResponse:
     """GET /v1/models/NAME"""
     name, state = request.path_params["name"], request.app.state
     if name != state.name:
-        return error_answer(Wrong(f"The model '{name[:60]}' does not exist: this server has '{state.name}'.", "model",
-                                  "model_not_found", 404))
+        return error_answer(
+            Wrong(
+                f"The model '{name[:60]}' does not exist: this server has '{state.name}'.",
+                "model",
+                "model_not_found",
+                404,
+            )
+        )
     return JSONResponse(_model(state))

@@ -42,19 +42,36 @@ class Metrics:
 
         family("info", "gauge", "What is served.", [(f'{{version="{__version__}"}}', 1)])
         family("up", "gauge", "Whether the worker is there.", [("", worker.alive)])
-        family("requests_total", "counter", "Requests answered.",
-               [(f'{{route="{route}",status="{status}"}}', n) for (route, status), n in sorted(self.requests.items())])
-        family("jobs_total", "counter", "Jobs by how they ended.",
-               [(f'{{end="{end}"}}', worker.counts[end]) for end in ("done", "cancelled", "failed", "refused")])
-        family("pictures_total", "counter", "Pictures finished, drafts too.", [("", worker.counts["pictures"])])
+        family(
+            "requests_total",
+            "counter",
+            "Requests answered.",
+            [
+                (f'{{route="{route}",status="{status}"}}', n)
+                for (route, status), n in sorted(self.requests.items())
+            ],
+        )
+        family(
+            "jobs_total",
+            "counter",
+            "Jobs by how they ended.",
+            [(f'{{end="{end}"}}', worker.counts[end]) for end in ("done", "cancelled", "failed", "refused")],
+        )
+        family(
+            "pictures_total", "counter", "Pictures finished, drafts too.", [("", worker.counts["pictures"])]
+        )
         family("jobs_waiting", "gauge", "Jobs that are not over.", [("", worker.waiting)])
         family("queue_limit", "gauge", "Jobs above which a request is refused.", [("", worker.queue)])
         if (memory := resident()) is not None:
             family("resident_bytes", "gauge", "Memory of the process.", [("", memory)])
         times = self.first_picture
-        family("first_picture_seconds", "histogram", "From the page's request to its first picture.",
-               [(f'_bucket{{le="{limit}"}}', n) for limit, n in zip(BUCKETS, times.counts)]
-               + [('_bucket{le="+Inf"}', times.total), ("_sum", times.sum), ("_count", times.total)])
+        family(
+            "first_picture_seconds",
+            "histogram",
+            "From the page's request to its first picture.",
+            [(f'_bucket{{le="{limit}"}}', n) for limit, n in zip(BUCKETS, times.counts)]
+            + [('_bucket{le="+Inf"}', times.total), ("_sum", times.sum), ("_count", times.total)],
+        )
         return "\n".join(lines) + "\n"
 
 

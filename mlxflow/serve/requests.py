@@ -13,9 +13,11 @@ from mlxflow.serve.worker import Busy, Cancelled, Stopping
 
 
 class Wrong(MlxflowError):
-    """A request that cannot be answered: the sentence, the parameter that is wrong, and OpenAI's word for it."""
+    """A request that cannot be answered: the sentence, the wrong parameter, and OpenAI's word for it."""
 
-    def __init__(self, sentence: str, parameter: str | None = None, code: str = "invalid_value", status: int = 400):
+    def __init__(
+        self, sentence: str, parameter: str | None = None, code: str = "invalid_value", status: int = 400
+    ):
         super().__init__(sentence)
         self.parameter, self.code, self.status = parameter, code, status
 

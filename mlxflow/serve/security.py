@@ -1,9 +1,9 @@
 """Which requests are answered: made for this server, by its own page or by a program, of a sensible size.
 
 A page on the web must not use the model behind the visitor's back. Its requests carry its own Origin, or say
-`Sec-Fetch-Site: cross-site`; and if it makes its own name point here (DNS rebinding), they carry its name as Host.
-All three are refused. A server that others can reach wants a token besides: `Authorization: Bearer TOKEN`, or the
-cookie that the page gets for `/?token=TOKEN`.
+`Sec-Fetch-Site: cross-site`; and if it makes its own name point here (DNS rebinding), they carry its name as
+Host. All three are refused. A server that others can reach wants a token besides: `Authorization: Bearer
+TOKEN`, or the cookie that the page gets for `/?token=TOKEN`.
 """
 
 import hmac
@@ -21,8 +21,11 @@ MAX_BODY = 64 * 1024
 COOKIE = "mlxflow_token"
 
 HEADERS = [
-    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-                                 b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -41,7 +44,7 @@ def is_local(host: str) -> bool:
 
 
 def check_token(token: str) -> None:
-    """Raises MlxflowError for a token that is easy to guess, or that an address or a cookie would not carry."""
+    """Raises MlxflowError for a token that is easy to guess, or that addresses and cookies do not carry."""
     if not re.fullmatch(r"[A-Za-z0-9._~-]{16,200}", token):
         raise MlxflowError("A token is 16 to 200 letters, digits and any of . _ ~ -")
 
@@ -49,8 +52,8 @@ def check_token(token: str) -> None:
 def known_host(header: str, host: str) -> bool:
     """Whether a Host header names this machine, which is served at the address or name `host`.
 
-    localhost always does. Where others may come, so do `host`, this machine's name and any address in numbers: that
-    can be no one else's, while a name that anyone may register can be made to point here.
+    localhost always does. Where others may come, so do `host`, this machine's name and any address in
+    numbers: that can be no one else's, while a name that anyone may register can be made to point here.
     """
     try:
         name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
@@ -110,17 +113,23 @@ class Security:
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return 403, "wrong_origin", "Pages of other sites may not use this server."
-        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            # A link to the page is harmless; pictures and requests from elsewhere are not.
-            if scope["path"] != "/" or headers.get("sec-fetch-mode") != "navigate":
-                return 403, "wrong_origin", "Pages of other sites may not use this server."
+        # A link to the page is harmless; pictures and requests from elsewhere are not.
+        link = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
+        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site") and not link:
+            return 403, "wrong_origin", "Pages of other sites may not use this server."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY:
             return TOO_LARGE
         open_to_all = scope["path"] == "/health" or self._token_in_address(scope) is not None
         if self.token is not None and not open_to_all and not self._has_token(headers):
-            return 401, "invalid_api_key", ("This server wants a token: open the address that it printed, or send "
-                                            "'Authorization: Bearer TOKEN'.")
+            return (
+                401,
+                "invalid_api_key",
+                (
+                    "This server wants a token: open the address that it printed, or send "
+                    "'Authorization: Bearer TOKEN'."
+                ),
+            )
         return None
 
     def _has_token(self, headers: dict[str, str]) -> bool:
@@ -145,10 +154,15 @@ class Security:
 
     @staticmethod
     async def _give_cookie(send, token: str) -> None:
-        """The token moves from the address, which browsers show and remember, into a cookie that no script reads."""
+        """Moves the token from the address, which browsers remember, into a cookie that no script reads."""
         cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
-        await send({"type": "http.response.start", "status": 303,
-                    "headers": [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 303,
+                "headers": [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")],
+            }
+        )
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -19,9 +19,20 @@ class Server(uvicorn.Server):
     """uvicorn that ends the jobs first when it is told to stop, so that nobody waits for the queue."""
 
     def __init__(self, app: Starlette, worker: Worker):
-        super().__init__(uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_level="error", access_log=False,
-                                        server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS,
-                                        timeout_graceful_shutdown=GRACE))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
         self.worker = worker
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -39,10 +50,14 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
     except OSError as error:
-        reason = {errno.EADDRINUSE: f"Port {port} is in use: choose another with --port, or 0 for any free one.",
-                  errno.EACCES: f"Port {port} is for the system's own services: choose one above 1023 with --port.",
-                  errno.EADDRNOTAVAIL: f"This machine has no address {host}."}
-        raise MlxflowError(reason.get(error.errno, f"{host}:{port} cannot be listened at: {error.strerror}.")) from None
+        reason = {
+            errno.EADDRINUSE: f"Port {port} is in use: choose another with --port, or 0 for any free one.",
+            errno.EACCES: f"Port {port} is for the system's own services: choose one above 1023 with --port.",
+            errno.EADDRNOTAVAIL: f"This machine has no address {host}.",
+        }
+        raise MlxflowError(
+            reason.get(error.errno, f"{host}:{port} cannot be listened at: {error.strerror}.")
+        ) from None
 
 
 def address(host: str, port: int, token: str | None) -> str:

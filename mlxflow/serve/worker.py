@@ -1,12 +1,12 @@
 """One thread that owns the model, and the queue in front of it.
 
 MLX ties its streams to threads, so the thread loads the model itself and nobody else touches an array: what
-leaves it is NumPy. A job is a list of stages (a draft, then the fine pictures); after every step of a sampler the
-thread goes on with the stage that is most urgent, so a draft of one visitor never waits for the fine pictures of
-another, and a job that is cancelled costs at most the step it is in.
+leaves it is NumPy. A job is a list of stages (a draft, then the fine pictures); after every step of a sampler
+the thread goes on with the stage that is most urgent, so a draft of one visitor never waits for the fine
+pictures of another, and a job that is cancelled costs at most the step it is in.
 
-A job's frames lie in a mailbox that holds the newest frame of each picture only: a reader that is slow or gone
-costs no memory.
+A job's frames lie in a mailbox that holds the newest frame of each picture only: a reader that is slow or
+gone costs no memory.
 """
 
 import asyncio
@@ -71,8 +71,8 @@ class Progress(NamedTuple):
 class Job:
     """Stages on their way, and the mailbox of their frames. Made by `Worker.submit` within an event loop."""
 
-    def __init__(self, stages: Sequence[Stage], visitor: str | None, order: int):
-        self.stages, self.visitor, self.order = list(stages), visitor, order
+    def __init__(self, stages: Sequence[Stage], visitor: str | None, turn: int, order: int):
+        self.stages, self.visitor, self.turn, self.order = list(stages), visitor, turn, order
         self.left = sum(len(stage.requests) for stage in stages)
         self.stage, self.frames = 0, None
         self.over, self.error = False, None
@@ -98,7 +98,7 @@ class Job:
         self.put(None, None)
 
     async def progress(self) -> AsyncIterator[Progress]:
-        """The newest frames as they come, the last frame of every picture surely. Raises what ended the job."""
+        """The newest frames as they come, surely the last of every picture. Raises what ended the job."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -167,19 +167,26 @@ class Worker:
         """Jobs that are not over."""
         return len(self._jobs)
 
-    def submit(self, *stages: Stage, visitor: str | None = None) -> Job:
-        """Queues a job; one of the same visitor that is not over is cancelled. Raises Busy when the queue is full."""
+    def submit(self, *stages: Stage, visitor: str | None = None, turn: int = 0) -> Job:
+        """Queues a job and cancels the visitor's older one.
+
+        turn: which of the visitor's requests this is. Two that are sent at once on two connections may arrive
+        the other way round: the older one is refused then, as Cancelled. Raises Busy when the queue is full.
+        """
         with self._changed:
             if not self.alive:
                 raise Stopping
+            newer = Cancelled("A newer request took this one's place.")
             for old in self._jobs:
-                if visitor is not None and old.visitor == visitor:
-                    self._cancel(old, Cancelled("A newer request took this one's place."))
+                if visitor is not None and old.visitor == visitor and old.error is None:
+                    if old.turn > turn:
+                        raise newer
+                    self._cancel(old, newer)
             if sum(job.error is None for job in self._jobs) >= self.queue:
                 self.counts["refused"] += 1
                 pictures = sum(job.left for job in self._jobs)
                 raise Busy(max(1, round(pictures * self.seconds_a_picture)))
-            job = Job(stages, visitor, next(self._order))
+            job = Job(stages, visitor, turn, next(self._order))
             self._jobs.append(job)
             self._changed.notify()
         return job
@@ -223,7 +230,7 @@ class Worker:
             self._finish(job)
 
     def _warm_up(self) -> None:
-        """Drafts as the page asks for them: a GPU compiles its kernels now, not under the first visitor's fingers."""
+        """Drafts as the page asks for them: a GPU compiles its kernels now, not under a visitor's fingers."""
         for batch in (1, 3):
             for _ in self.pipeline.stream([Request("smile", 0)] * batch, Settings(2, "euler"), batch=batch):
                 pass

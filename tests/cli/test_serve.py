@@ -22,7 +22,12 @@ def refused(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             main()
         said = capsys.readouterr()
-        assert stopped.value.code == 2 and not said.out and said.err.startswith("mlxflow: ") and said.err.count("\n") == 1
+        assert (
+            stopped.value.code == 2
+            and not said.out
+            and said.err.startswith("mlxflow: ")
+            and said.err.count("\n") == 1
+        )
         return said.err
 
     return run
@@ -53,8 +58,11 @@ def test_what_it_refuses(refused, weights, monkeypatch):
     assert "no address 192.0.2.1" in refused("--host", "192.0.2.1", "--port", "0")
     assert "16 to 200" in refused("--token", "short")
     assert "no weights at nowhere" in refused("--weights", "nowhere", "--port", "0")
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn")
-                 or name.startswith("mlxflow.serve")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.partition(".")[0] in ("starlette", "uvicorn") or name.startswith("mlxflow.serve")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert "pip install 'mlxflow[web]'" in refused()

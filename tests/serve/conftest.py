@@ -1,4 +1,4 @@
-"""Servers of a tiny random model: in a thread, where a test can look inside, or as the program that a user starts."""
+"""Servers of a tiny random model: in a thread, where a test can look inside, or as the user's program."""
 
 import contextlib
 import json
@@ -74,7 +74,9 @@ def until(condition: Callable[[], object], what: str):
 
 
 @contextlib.contextmanager
-def serving(load: Callable, queue: int = 16, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Served]:
+def serving(
+    load: Callable, queue: int = 16, host: str = "127.0.0.1", token: str | None = None
+) -> Iterator[Served]:
     """A server in a thread, stopped at the end; it listens at 127.0.0.1 whatever `host` it believes in."""
     listening = listen("127.0.0.1", 0)
     worker = Worker(load, queue)
@@ -92,9 +94,13 @@ def serving(load: Callable, queue: int = 16, host: str = "127.0.0.1", token: str
 
 @contextlib.contextmanager
 def program(*options: str, **variables: str) -> Iterator[tuple[Served, subprocess.Popen, str]]:
-    """`mlxflow serve` as a user starts it -> (server, process, the line that it printed); killed at the end."""
-    process = subprocess.Popen([sys.executable, "-m", "mlxflow", "serve", *options], stdout=subprocess.PIPE, text=True,
-                               env=os.environ | variables)
+    """`mlxflow serve` as a user starts it -> (server, process, the line it printed); killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxflow", "serve", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+    )
     try:
         line = process.stdout.readline().strip()
         assert line.startswith("http://"), f"no address but {line!r}"

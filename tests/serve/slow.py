@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from mlxflow.sampling.pipeline import Frame
-
 from tests.sampling import tiny
 
 
 class SlowPipeline:
-    """Draws 2 x 2 pictures of one colour, the seed's. Each step waits for `allow`; `steps` lists those taken."""
+    """Draws 2 x 2 pictures of the seed's colour. Each step waits for `allow`; `steps` lists those taken."""
 
     def __init__(self, free: bool = False):
         self.model = SimpleNamespace(source=tiny.WORDS)

@@ -34,7 +34,9 @@ def test_drafts_come_before_fine_pictures_and_those_are_the_pipelines(served, pi
     fine = [event for event in events if event["stage"] == "final" and event["t"] == 1]
     drafts = [event for event in events if event["stage"] == "draft" and event["t"] == 1]
     settings = {"guidance": 2, "steps": 6}
-    for event, draft, picture in zip(fine, drafts, pipeline.generate("red cat", n=4, seed=11, **settings), strict=True):
+    for event, draft, picture in zip(
+        fine, drafts, pipeline.generate("red cat", n=4, seed=11, **settings), strict=True
+    ):
         assert np.array_equal(opened(event["png"]), resized(picture, 256))
         assert not np.array_equal(opened(draft["png"]), picture), "a draft is another picture"
     alone = pipeline.generate("red cat", seed=11, steps=DRAFT_STEPS, solver="euler", guidance=2)[0]
@@ -45,21 +47,34 @@ def test_what_was_drawn_before_comes_at_once_without_drafts(served):
     asked = {"prompt": "blue dog", "seed": 3, "count": 2, "steps": 5}
     first, again = (lines(served.post("/api/draw", asked)) for _ in range(2))
     assert [(e["stage"], e["t"]) for e in again[:-1]] == [("final", 1), ("final", 1)]
-    assert [e["png"] for e in again[:-1]] == [e["png"] for e in first[:-1] if e["stage"] == "final" and e["t"] == 1]
+    assert [e["png"] for e in again[:-1]] == [
+        e["png"] for e in first[:-1] if e["stage"] == "final" and e["t"] == 1
+    ]
 
 
-@pytest.mark.parametrize("body, param", [
-    ({}, "prompt"), ({"prompt": 7}, "prompt"), ({"prompt": "cat", "count": 5}, "count"),
-    ({"prompt": "cat", "steps": 65}, "steps"), ({"prompt": "cat", "guidance": 11}, "guidance"),
-    ({"prompt": "cat", "seed": 2**63}, "seed"), ({"prompt": "cat", "visitor": "x" * 65}, "visitor"),
-    ({"prompt": "cat", "visitor": {}}, "visitor")])
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": "cat", "count": 5}, "count"),
+        ({"prompt": "cat", "steps": 65}, "steps"),
+        ({"prompt": "cat", "guidance": 11}, "guidance"),
+        ({"prompt": "cat", "seed": 2**63}, "seed"),
+        ({"prompt": "cat", "visitor": "x" * 65}, "visitor"),
+        ({"prompt": "cat", "visitor": {}}, "visitor"),
+        ({"prompt": "cat", "turn": "x"}, "turn"),
+    ],
+)
 def test_limits_of_a_drawing(served, body, param):
     answer = served.post("/api/draw", body)
     assert answer.status == 400 and answer.error["param"] == param
 
 
 def test_a_prompt_without_a_word_is_the_last_line(served):
-    assert lines(served.post("/api/draw", {"prompt": "\u7b11\u8138"}))[-1]["error"]["message"].startswith("There is no English")
+    assert lines(served.post("/api/draw", {"prompt": "\u7b11\u8138"}))[-1]["error"]["message"].startswith(
+        "There is no English"
+    )
 
 
 def test_a_newer_request_of_the_visitor_ends_the_older():
@@ -79,14 +94,19 @@ def test_a_newer_request_of_the_visitor_ends_the_older():
         slow.allow(1000)
         for thread in threads:
             thread.join(60)
-        assert lines(answers[10])[-1]["error"]["code"] == "cancelled" and lines(answers[20])[-1] == {"done": True}
+        assert lines(answers[10])[-1]["error"]["code"] == "cancelled" and lines(answers[20])[-1] == {
+            "done": True
+        }
         assert {step[0] for step in slow.steps if step[-1] > 0}.isdisjoint(range(10, 14))
 
 
-@pytest.mark.parametrize("kind, size, form, pixels", [
-    ("png", 64, "PNG", 64), ("webp", 128, "WEBP", 128), ("png", 512, "PNG", 512)])
+@pytest.mark.parametrize(
+    "kind, size, form, pixels", [("png", 64, "PNG", 64), ("webp", 128, "WEBP", 128), ("png", 512, "PNG", 512)]
+)
 def test_files_of_a_picture(served, pipeline, kind, size, form, pixels):
-    answer = served.get(f"/api/picture?prompt=red+cat&seed=5&steps=4&guidance=2.5&kind={kind}&size={size}&download=1")
+    answer = served.get(
+        f"/api/picture?prompt=red+cat&seed=5&steps=4&guidance=2.5&kind={kind}&size={size}&download=1"
+    )
     assert answer.status == 200 and answer.headers["content-type"] == f"image/{kind}"
     assert answer.headers["content-disposition"] == f'attachment; filename="red-cat-5.{kind}"'
     picture = Image.open(io.BytesIO(answer.content))
@@ -94,7 +114,9 @@ def test_files_of_a_picture(served, pipeline, kind, size, form, pixels):
     assert picture.format == form and np.array_equal(visible(picture), visible(expected))
 
 
-@pytest.mark.parametrize("chat, kind, pixels, most", [("slack", "png", 128, 128_000), ("sticker", "webp", 512, 100_000)])
+@pytest.mark.parametrize(
+    "chat, kind, pixels, most", [("slack", "png", 128, 128_000), ("sticker", "webp", 512, 100_000)]
+)
 def test_files_for_chats(served, chat, kind, pixels, most):
     answer = served.get(f"/api/picture?prompt=red+cat&seed=5&steps=4&for={chat}&download=1")
     assert answer.headers["content-disposition"] == f'attachment; filename="red-cat-5.{kind}"'
@@ -114,20 +136,38 @@ def test_svg_is_drawn_in_paths_and_has_no_script(served):
     assert b"<path" in answer.content and b"<script" not in answer.content
 
 
-@pytest.mark.parametrize("query, param", [
-    ("", "prompt"), ("prompt=cat&kind=exe", "kind"), ("prompt=cat&size=4096", "size"), ("prompt=cat&size=1e9", "size"),
-    ("prompt=cat&for=fax", "for"), ("prompt=cat&for=", "for"),
-    ("prompt=cat&steps=x", "steps"), ("prompt=cat&seed=-1", "seed"), ("prompt=cat&guidance=nan", "guidance"),
-    ("prompt=cat&steps=9999999999999999999999999", "steps"), ("prompt=cat&guidance=inf", "guidance")])
+@pytest.mark.parametrize(
+    "query, param",
+    [
+        ("", "prompt"),
+        ("prompt=cat&kind=exe", "kind"),
+        ("prompt=cat&size=4096", "size"),
+        ("prompt=cat&size=1e9", "size"),
+        ("prompt=cat&for=fax", "for"),
+        ("prompt=cat&for=", "for"),
+        ("prompt=cat&steps=x", "steps"),
+        ("prompt=cat&seed=-1", "seed"),
+        ("prompt=cat&guidance=nan", "guidance"),
+        ("prompt=cat&steps=9999999999999999999999999", "steps"),
+        ("prompt=cat&guidance=inf", "guidance"),
+    ],
+)
 def test_limits_of_a_file(served, query, param):
     answer = served.get(f"/api/picture?{query}")
     assert answer.status == 400 and answer.error["param"] == param
 
 
 def test_file_names_are_harmless(served):
-    answer = served.get("/api/picture?prompt=../%22%0d%0aX: cat%C3%A9&seed=1&steps=1&download=1".replace(" ", "+"))
+    answer = served.get(
+        "/api/picture?prompt=../%22%0d%0aX: cat%C3%A9&seed=1&steps=1&download=1".replace(" ", "+")
+    )
     name = answer.headers["content-disposition"].partition("filename=")[2].strip('"')
-    assert answer.status == 200 and name.endswith("-1.png") and not set(name) & set("/\\\"\r\n") and "x" not in answer.headers
+    assert (
+        answer.status == 200
+        and name.endswith("-1.png")
+        and not set(name) & set('/\\"\r\n')
+        and "x" not in answer.headers
+    )
 
 
 def test_about_health_and_metrics(served):
@@ -140,9 +180,15 @@ def test_about_health_and_metrics(served):
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert values["mlxflow_up"] == "1" and float(values["mlxflow_pictures_total"]) >= 1
     assert float(values['mlxflow_requests_total{route="/api/draw",status="200"}']) >= 1
-    assert values['mlxflow_first_picture_seconds_bucket{le="+Inf"}'] == values["mlxflow_first_picture_seconds_count"]
+    assert (
+        values['mlxflow_first_picture_seconds_bucket{le="+Inf"}']
+        == values["mlxflow_first_picture_seconds_count"]
+    )
     assert {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")} >= {
-        "mlxflow_jobs_total", "mlxflow_jobs_waiting", "mlxflow_first_picture_seconds"}
+        "mlxflow_jobs_total",
+        "mlxflow_jobs_waiting",
+        "mlxflow_first_picture_seconds",
+    }
 
 
 def test_health_without_a_worker():

@@ -19,7 +19,9 @@ from tests.serve.slow import SlowPipeline
 
 
 def client_of(server, token="unused", **options) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=token, max_retries=0, timeout=PATIENCE, **options)
+    return openai.OpenAI(
+        base_url=f"{server.address}/v1", api_key=token, max_retries=0, timeout=PATIENCE, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +34,52 @@ def opened(datum) -> Image.Image:
 
 
 def test_n_pictures_of_a_seed_are_those_of_the_pipeline(client, pipeline, weights):
-    answer = client.images.generate(model="tiny", prompt="smiling cat", n=3, size="64x64", response_format="b64_json",
-                                    extra_body={"seed": 7, "steps": 3})
+    answer = client.images.generate(
+        model="tiny",
+        prompt="smiling cat",
+        n=3,
+        size="64x64",
+        response_format="b64_json",
+        extra_body={"seed": 7, "steps": 3},
+    )
     assert [datum.seed for datum in answer.data] == [7, 8, 9] and answer.created > 1.7e9
     assert (answer.size, answer.output_format, answer.background) == ("64x64", "png", "transparent")
-    for datum, picture in zip(answer.data, pipeline.generate("smiling cat", n=3, seed=7, steps=3), strict=True):
+    for datum, picture in zip(
+        answer.data, pipeline.generate("smiling cat", n=3, seed=7, steps=3), strict=True
+    ):
         shown = opened(datum)
         assert shown.mode == "RGBA" and shown.size == (64, 64)
         assert np.array_equal(np.asarray(shown), np.asarray(resized(picture, 64)))
         assert json.loads(shown.text["mlxflow"]) == {
-            "prompt": "smiling cat", "seed": datum.seed, "steps": 3, "solver": "heun", "guidance": 3.0,
-            "weights": digest(weights / "model.safetensors"), "version": json.loads(shown.text["mlxflow"])["version"]}
+            "prompt": "smiling cat",
+            "seed": datum.seed,
+            "steps": 3,
+            "solver": "heun",
+            "guidance": 3.0,
+            "weights": digest(weights / "model.safetensors"),
+            "version": json.loads(shown.text["mlxflow"])["version"],
+        }
 
 
 def test_without_a_seed_pictures_differ_and_the_seed_repeats_them(client):
     first, second = (client.images.generate(prompt="cat").data[0] for _ in range(2))
     assert first.seed != second.seed and first.b64_json != second.b64_json
-    assert client.images.generate(prompt="cat", extra_body={"seed": first.seed}).data[0].b64_json == first.b64_json
+    assert (
+        client.images.generate(prompt="cat", extra_body={"seed": first.seed}).data[0].b64_json
+        == first.b64_json
+    )
 
 
-@pytest.mark.parametrize("options, kind, mode", [
-    ({"output_format": "webp"}, "WEBP", "RGBA"), ({"output_format": "webp", "output_compression": 40}, "WEBP", "RGBA"),
-    ({"output_format": "jpeg"}, "JPEG", "RGB"), ({"background": "opaque"}, "PNG", "RGB"), ({}, "PNG", "RGBA")])
+@pytest.mark.parametrize(
+    "options, kind, mode",
+    [
+        ({"output_format": "webp"}, "WEBP", "RGBA"),
+        ({"output_format": "webp", "output_compression": 40}, "WEBP", "RGBA"),
+        ({"output_format": "jpeg"}, "JPEG", "RGB"),
+        ({"background": "opaque"}, "PNG", "RGB"),
+        ({}, "PNG", "RGBA"),
+    ],
+)
 def test_formats_and_backgrounds(client, options, kind, mode):
     answer = client.images.generate(prompt="cat", size="128x128", **options, extra_body={"seed": 1})
     picture = opened(answer.data[0])
@@ -62,27 +88,56 @@ def test_formats_and_backgrounds(client, options, kind, mode):
 
 
 def test_qualities_are_steps_and_what_there_is_one_of_is_ignored(client):
-    pictures = {quality: client.images.generate(prompt="cat", quality=quality, model="gpt-image-1", user="me",
-                                                moderation="low", extra_body={"seed": 1}).data[0].b64_json
-                for quality in ("low", "medium", "high", "auto")}
+    pictures = {
+        quality: client.images.generate(
+            prompt="cat",
+            quality=quality,
+            model="gpt-image-1",
+            user="me",
+            moderation="low",
+            extra_body={"seed": 1},
+        )
+        .data[0]
+        .b64_json
+        for quality in ("low", "medium", "high", "auto")
+    }
     assert len(set(pictures.values())) == 3 and pictures["auto"] == pictures["medium"]
-    steps = client.images.generate(prompt="cat", extra_body={"seed": 1, "steps": 32, "guidance": None}).data[0].b64_json
-    assert opened(type("", (), {"b64_json": steps})).tobytes() == opened(
-        type("", (), {"b64_json": pictures["high"]})).tobytes()
+    steps = (
+        client.images.generate(prompt="cat", extra_body={"seed": 1, "steps": 32, "guidance": None})
+        .data[0]
+        .b64_json
+    )
+    assert (
+        opened(type("", (), {"b64_json": steps})).tobytes()
+        == opened(type("", (), {"b64_json": pictures["high"]})).tobytes()
+    )
 
 
-@pytest.mark.parametrize("options, param, says", [
-    ({"n": 11}, "n", "between 1 and 10"), ({"n": 0}, "n", "between 1 and 10"), ({"n": True}, "n", "whole number"),
-    ({"size": "4096x4096"}, "size", "1024x1024"), ({"size": "64x128"}, "size", "64x64"),
-    ({"response_format": "url"}, "response_format", "b64_json"), ({"quality": "ultra"}, "quality", "high"),
-    ({"output_format": "jpeg", "background": "transparent"}, "background", "transparency"),
-    ({"extra_body": {"steps": 65}}, "steps", "between 1 and 64"), ({"extra_body": {"guidance": "x"}}, "guidance", "number"),
-    ({"extra_body": {"guidance": 1e9}}, "guidance", "between 0 and 10"), ({"extra_body": {"seed": -1}}, "seed", "whole number"),
-    ({"extra_body": {"seed": 0.5}}, "seed", "whole number"), ({"extra_body": {"colour": "red"}}, "colour", "Unknown"),
-    ({"prompt": ""}, None, "empty"), ({"prompt": "x" * 1001}, None, "1,001 characters"),
-    ({"prompt": "\u7b11\u8138"}, None, "no English word"), ({"prompt": ["cat"]}, "prompt", "text"),
-    ({"prompt": None}, "prompt", "missing"), ({"stream": True, "n": 2}, "n", "one picture"),
-])
+@pytest.mark.parametrize(
+    "options, param, says",
+    [
+        ({"n": 11}, "n", "between 1 and 10"),
+        ({"n": 0}, "n", "between 1 and 10"),
+        ({"n": True}, "n", "whole number"),
+        ({"size": "4096x4096"}, "size", "1024x1024"),
+        ({"size": "64x128"}, "size", "64x64"),
+        ({"response_format": "url"}, "response_format", "b64_json"),
+        ({"quality": "ultra"}, "quality", "high"),
+        ({"output_format": "jpeg", "background": "transparent"}, "background", "transparency"),
+        ({"extra_body": {"steps": 65}}, "steps", "between 1 and 64"),
+        ({"extra_body": {"guidance": "x"}}, "guidance", "number"),
+        ({"extra_body": {"guidance": 1e9}}, "guidance", "between 0 and 10"),
+        ({"extra_body": {"seed": -1}}, "seed", "whole number"),
+        ({"extra_body": {"seed": 0.5}}, "seed", "whole number"),
+        ({"extra_body": {"colour": "red"}}, "colour", "Unknown"),
+        ({"prompt": ""}, None, "empty"),
+        ({"prompt": "x" * 1001}, None, "1,001 characters"),
+        ({"prompt": "\u7b11\u8138"}, None, "no English word"),
+        ({"prompt": ["cat"]}, "prompt", "text"),
+        ({"prompt": None}, "prompt", "missing"),
+        ({"stream": True, "n": 2}, "n", "one picture"),
+    ],
+)
 def test_what_cannot_be_drawn_is_an_error_object(client, options, param, says):
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(**{"prompt": "cat", **options})
@@ -91,8 +146,17 @@ def test_what_cannot_be_drawn_is_an_error_object(client, options, param, says):
     assert says in error.body["message"] and error.body["message"].endswith(".")
 
 
-@pytest.mark.parametrize("body, status", [(b"{", 400), (b"[1]", 400), (b"\xff", 400), (b"[" * 60_000, 400),
-                                          (b'{"prompt": "cat", "guidance": NaN}', 400), (b"", 400)])
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b"{", 400),
+        (b"[1]", 400),
+        (b"\xff", 400),
+        (b"[" * 60_000, 400),
+        (b'{"prompt": "cat", "guidance": NaN}', 400),
+        (b"", 400),
+    ],
+)
 def test_a_body_that_is_no_object_is_an_error_object(served, body, status):
     answer = served.post("/v1/images/generations", body)
     assert answer.status == status and answer.error["type"] == "invalid_request_error"
@@ -115,7 +179,9 @@ def test_a_stream_has_estimates_and_then_the_picture(client):
     kinds = [event.type for event in events]
     assert kinds[-1] == "image_generation.completed" and set(kinds[:-1]) <= {"image_generation.partial_image"}
     assert [event.partial_image_index for event in events[:-1]] == list(range(len(events) - 1))
-    assert events[-1].b64_json == client.images.generate(prompt="cat", extra_body={"seed": 4}).data[0].b64_json
+    assert (
+        events[-1].b64_json == client.images.generate(prompt="cat", extra_body={"seed": 4}).data[0].b64_json
+    )
     (event,) = client.images.generate(prompt="cat", stream=True, extra_body={"seed": 3})
     assert event.b64_json == whole.data[0].b64_json
     with pytest.raises(openai.APIError, match="no English word"):
@@ -124,25 +190,35 @@ def test_a_stream_has_estimates_and_then_the_picture(client):
 
 def test_the_async_client(served, client):
     async def ask():
-        async with openai.AsyncOpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as asynchronous:
-            wanted = [asynchronous.images.generate(prompt="cat", extra_body={"seed": seed}) for seed in range(4)]
+        async with openai.AsyncOpenAI(
+            base_url=f"{served.address}/v1", api_key="unused", max_retries=0
+        ) as asynchronous:
+            wanted = [
+                asynchronous.images.generate(prompt="cat", extra_body={"seed": seed}) for seed in range(4)
+            ]
             return await asyncio.gather(*wanted)
 
     answers = [answer.data[0].b64_json for answer in asyncio.run(ask())]
-    assert answers == [datum.b64_json for datum in client.images.generate(prompt="cat", n=4, extra_body={"seed": 0}).data]
+    assert answers == [
+        datum.b64_json for datum in client.images.generate(prompt="cat", n=4, extra_body={"seed": 0}).data
+    ]
 
 
 def test_a_full_queue_is_a_rate_limit_and_a_client_that_retries_gets_its_picture():
     slow = SlowPipeline()
     with serving(lambda: slow, queue=1) as server:
         patient = client_of(server)
-        waiting = threading.Thread(target=partial(patient.images.generate, prompt="cat", extra_body={"seed": 1}))
+        waiting = threading.Thread(
+            target=partial(patient.images.generate, prompt="cat", extra_body={"seed": 1})
+        )
         waiting.start()
         until(slow.waiting.is_set, "the first step")
         with pytest.raises(openai.RateLimitError) as refused:
             client_of(server).images.generate(prompt="cat")
         error = refused.value
-        assert error.type == "rate_limit_error" and error.code == "rate_limit_exceeded" and "busy" in str(error)
+        assert (
+            error.type == "rate_limit_error" and error.code == "rate_limit_exceeded" and "busy" in str(error)
+        )
         assert int(error.response.headers["retry-after"]) >= 1
         slow.free = True
         slow.allow(100)
@@ -182,7 +258,9 @@ def test_a_bug_is_a_server_error_and_the_next_picture_comes(caplog):
 
 def test_the_shipped_weights_are_what_it_is_for():
     with program("--port", "0") as (server, *_):
-        (datum,) = client_of(server).images.generate(prompt="red heart", extra_body={"seed": 1, "steps": 8}).data
+        (datum,) = (
+            client_of(server).images.generate(prompt="red heart", extra_body={"seed": 1, "steps": 8}).data
+        )
     pixels = np.asarray(opened(datum).convert("RGBA"), np.float32)
     red, green, blue = (pixels[..., :3] * pixels[..., 3:] / 255).sum((0, 1)) / pixels[..., 3].sum()
     assert pixels.shape == (256, 256, 4) and red > 1.3 * max(green, blue)

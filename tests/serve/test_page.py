@@ -18,17 +18,32 @@ from mlxflow.sampling.resize import resized
 from tests.serve.conftest import program, serving, until
 from tests.serve.slow import SlowPipeline
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
-         "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
 STEPS = 3  # of the fine pictures, so that the tests are quick
 FINE = ".tile[data-stage=final]:not([data-busy])"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    # Of this module, not of the session: Playwright keeps an event loop running, beside which asyncio.run refuses.
+    # Of this module, not of the session: Playwright keeps an event loop running, beside which asyncio.run
+    # refuses.
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("there is no Chromium or Chrome here: install Debian's chromium to test the page")
@@ -40,7 +55,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """open_page(address, options of a browser context) -> a page in a fresh profile; it may not fail in silence, nor
+    """open_page(address, options of a browser context) -> a page in a fresh profile; it may not fail silently, nor
     ask anybody but the server."""
     contexts, wrong = [], []
 
@@ -50,9 +65,19 @@ def open_page(browser):
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and "Failed to load" not in said.text and wrong.append(said.text))
-        page.on("request", lambda asked: asked.url.startswith((address.partition("?")[0], "data:", "blob:"))
-                or wrong.append(f"asks {asked.url}"))
+        page.on(
+            "console",
+            lambda said: (
+                said.type == "error" and "Failed to load" not in said.text and wrong.append(said.text)
+            ),
+        )
+        page.on(
+            "request",
+            lambda asked: (
+                asked.url.startswith((address.partition("?")[0], "data:", "blob:"))
+                or wrong.append(f"asks {asked.url}")
+            ),
+        )
         page.goto(f"{address}#steps={STEPS}")
         expect(page.locator("#model")).not_to_be_empty()
         return page
@@ -120,7 +145,9 @@ def test_the_draft_is_there_before_the_rest_and_a_keystroke_ends_what_it_replace
         page.keyboard.type("a")
         slow.allow(STEPS)
         expect(page.locator(".tile[data-stage=draft]")).to_have_count(1)
-        assert page.locator(".tile").nth(0).get_attribute("data-stage") == "draft" and len(slow.steps) == STEPS
+        assert (
+            page.locator(".tile").nth(0).get_attribute("data-stage") == "draft" and len(slow.steps) == STEPS
+        )
         page.keyboard.type("b")
         until(lambda: len(server.worker._jobs) == 2, "the second job")
         slow.allow()
@@ -130,12 +157,15 @@ def test_the_draft_is_there_before_the_rest_and_a_keystroke_ends_what_it_replace
         all_fine(page)
         seed = seed_of(page)
         draft, rest = (seed,), (seed + 1, seed + 2, seed + 3)
-        assert [step[:-1] for step in slow.steps[: 2 * STEPS + 1]] == [draft] * STEPS + [rest] + [draft] * STEPS, \
-            "of the first word one draft and one step of the others, then the second word"
+        assert [step[:-1] for step in slow.steps[: 2 * STEPS + 1]] == [draft] * STEPS + [rest] + [
+            draft
+        ] * STEPS, "of the first word one draft and one step of the others, then the second word"
         page.context.close()
 
 
-@pytest.mark.parametrize("kind, size, form", [("png", 256, "PNG"), ("webp", 256, "WEBP"), ("slack", 128, "PNG")])
+@pytest.mark.parametrize(
+    "kind, size, form", [("png", 256, "PNG"), ("webp", 256, "WEBP"), ("slack", 128, "PNG")]
+)
 def test_downloads(page, pipeline, kind, size, form):
     write(page, "blue dog")
     all_fine(page)
@@ -148,6 +178,10 @@ def test_downloads(page, pipeline, kind, size, form):
     assert Image.open(io.BytesIO(content)).format == form and len(content) < 128_000
     assert np.array_equal(pixels(content), expected(pipeline, "blue dog", seed, size))
     expect(page.locator("#toast")).to_contain_text("Saved blue-dog-")
+    kept = page.locator("#history img").get_attribute("src")
+    assert kept == page.locator(".tile .shown").nth(2).get_attribute("src"), (
+        "history shows the one that was kept"
+    )
 
 
 def test_download_of_svg_and_another_size(page):
@@ -175,8 +209,13 @@ def test_copying_puts_the_picture_on_the_clipboard(open_page, served, pipeline):
         const bytes = new Uint8Array(await (await item.getType("image/png")).arrayBuffer());
         return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
     }""")
-    copied, wanted = (picture.astype(float) for picture in (
-        pixels(base64.b64decode(copied)), expected(pipeline, "green apple", seed_of(page) + 1)))
+    copied, wanted = (
+        picture.astype(float)
+        for picture in (
+            pixels(base64.b64decode(copied)),
+            expected(pipeline, "green apple", seed_of(page) + 1),
+        )
+    )
     # The browser keeps the clipboard's picture premultiplied, which rounds.
     assert np.abs(copied[..., :3] * copied[..., 3:] - wanted[..., :3] * wanted[..., 3:]).max() <= 2 * 255
     assert np.array_equal(copied[..., 3], wanted[..., 3])
@@ -230,8 +269,12 @@ def test_sliders_draw_with_their_settings(page, pipeline):
     expect(page.locator("#shell code")).to_contain_text("--steps 6 --guidance 0")
     expect(page.locator("#state")).to_have_text(re.compile("all done"))
     all_fine(page)
-    until(lambda: np.array_equal(shown(page, 3), expected(pipeline, "cat", seed_of(page) + 3, steps=6, guidance=0.0)),
-          "the picture of these settings")
+    until(
+        lambda: np.array_equal(
+            shown(page, 3), expected(pipeline, "cat", seed_of(page) + 3, steps=6, guidance=0.0)
+        ),
+        "the picture of these settings",
+    )
 
 
 def test_history_brings_pictures_back(page):
@@ -302,7 +345,9 @@ def test_markup_in_a_prompt_is_words(page):
     write(page, words)
     all_fine(page)
     expect(page.locator("#history li span").first).to_have_text(words)
-    expect(page.locator("#shell code")).to_contain_text("'<img src=x onerror=\"window.hacked=1\"> cat & '\\''dog'\\''' --seed")
+    expect(page.locator("#shell code")).to_contain_text(
+        "'<img src=x onerror=\"window.hacked=1\"> cat & '\\''dog'\\''' --seed"
+    )
     page.reload()
     all_fine(page)
     expect(page.locator("#prompt")).to_have_value(words)
@@ -319,7 +364,9 @@ def test_a_prompt_that_cannot_be_drawn_says_why_and_the_next_one_is_drawn(page):
 
 
 def test_a_phone(open_page, served):
-    page = open_page(f"{served.address}/", viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = open_page(
+        f"{served.address}/", viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
+    )
     write(page, "a prompt with many words and averyveryveryveryverylongonethatdoesnotbreak")
     all_fine(page)
     for width in (320, 360):
@@ -348,8 +395,8 @@ CONTRAST = """(names) => names.map((name) => {
     const element = document.querySelector(name);
     let ground = element;
     while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
-    const [high, low] = [bright(getComputedStyle(element).color), bright(getComputedStyle(ground).backgroundColor)]
-        .sort((a, b) => b - a);
+    const colours = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor];
+    const [high, low] = colours.map(bright).sort((a, b) => b - a);
     return [name, (high + 0.05) / (low + 0.05)];
 })"""
 
@@ -359,11 +406,30 @@ def test_both_themes_are_readable_and_a_choice_is_remembered(open_page, served, 
     page = open_page(f"{served.address}/", color_scheme=scheme)
     write(page, "cat")
     all_fine(page)
-    read = ["#prompt", "#more", "#state", "[data-save=copy]", "[data-save=png]", "#steps-shown", ".ends", "#shell code",
-            "#history h2", "#history span", "#model", "#sizes span"]
+    read = [
+        "#prompt",
+        "#more",
+        "#state",
+        "[data-save=copy]",
+        "[data-save=png]",
+        "#steps-shown",
+        ".ends",
+        "#shell code",
+        "#history h2",
+        "#history span",
+        "#model",
+        "#sizes span",
+    ]
 
     def ground() -> int:
-        return sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))))
+        return sum(
+            map(
+                int,
+                re.findall(
+                    r"\d+", page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+                ),
+            )
+        )
 
     for _ in range(2):
         for name, contrast in page.evaluate(CONTRAST, read):

@@ -82,6 +82,21 @@ def test_a_newer_job_of_a_visitor_ends_the_older_after_its_step():
         assert worker.counts["cancelled"] == 1 and worker.counts["done"] == 2
 
 
+def test_an_older_request_that_arrives_late_is_the_one_that_gives_way():
+    async def ask(worker):
+        newer = worker.submit(fine(1), visitor="a", turn=7)
+        with pytest.raises(Cancelled):
+            worker.submit(fine(2), visitor="a", turn=6)
+        other = worker.submit(fine(3), visitor="b", turn=1)
+        slow.allow(100)
+        for job, seed in ((newer, 1), (other, 3)):
+            assert (await job.pictures_done())[0][0, 0, 0] == seed
+
+    slow = SlowPipeline()
+    with working(slow) as worker:
+        asyncio.run(ask(worker))
+
+
 def test_drafts_go_before_fine_pictures_of_others():
     slow = SlowPipeline()
 
@@ -100,10 +115,16 @@ def test_drafts_go_before_fine_pictures_of_others():
 def test_progress_numbers_the_pictures_of_a_job_through():
     async def ask(worker):
         job = worker.submit(draft(5), draft(6, 7)._replace(first=1), fine(5, 6, 7))
-        return {(stage, frame.index): frame.pixels[0, 0, 0] async for stage, frame in job.progress() if frame.t == 1}
+        return {
+            (stage, frame.index): frame.pixels[0, 0, 0]
+            async for stage, frame in job.progress()
+            if frame.t == 1
+        }
 
     with working(SlowPipeline(free=True)) as worker:
-        assert asyncio.run(ask(worker)) == {(stage, i): 5 + i for stage in ("draft", "final") for i in range(3)}
+        assert asyncio.run(ask(worker)) == {
+            (stage, i): 5 + i for stage in ("draft", "final") for i in range(3)
+        }
 
 
 def test_a_slow_reader_gets_the_newest_frame_and_surely_the_last():

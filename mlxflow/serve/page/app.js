@@ -45,12 +45,13 @@ function update() {
       candidates.show(event);
       if (event.t < 1) return;
       first[event.stage] ??= performance.now() - begun;
-      if (event.stage === "draft" && event.picture === 0) say(`First look after ${(first.draft / 1000).toFixed(2)} s. Refining\u2026`);
-      if (event.stage === "final" && event.picture === 0) past.keep({ ...now, png: event.png });
+      if (event.stage === "draft" && event.picture === 0) say(`First look after ${seconds(first.draft, 2)}. Refining\u2026`);
+      if (event.stage === "final" && event.picture === 0) past.keep({ ...now, choice: 1, png: event.png });
     },
     done() {
       candidates.rest();
-      say(first.draft ? `First look after ${(first.draft / 1000).toFixed(2)} s, all done after ${((performance.now() - begun) / 1000).toFixed(1)} s` : "");
+      say(first.draft ? `First look after ${seconds(first.draft, 2)}, all done after ${seconds(performance.now() - begun, 1)}` : "");
+      $("spoken").textContent = `Four pictures of ${now.prompt}`;
     },
     waiting: (sentence) => say(sentence, true),
     problem(sentence) {
@@ -69,9 +70,12 @@ function others() {
 
 // What the page says.
 
+const seconds = (milliseconds, digits) => `${(milliseconds / 1000).toFixed(digits)} s`;
+
 function say(sentence, wrong = false) {
   $("state").textContent = sentence;
   $("state").classList.toggle("wrong", wrong);
+  if (wrong) $("spoken").textContent = sentence;
 }
 
 let toastTimer;
@@ -113,6 +117,7 @@ async function save(kind) {
   const size = document.querySelector("#sizes :checked").value;
   try {
     toast(await (kind === "copy" ? copy(picture(), size) : download(picture(), kind, size)));
+    past.keep({ ...asked(), choice: candidates.choice() + 1, png: candidates.chosenPng() });
   } catch (error) {
     toast(error.message);
   }
@@ -163,6 +168,7 @@ $("save").addEventListener("click", (event) => {
   const kind = event.target.closest("button")?.dataset.save;
   if (kind) save(kind);
 });
+$("candidates").addEventListener("dblclick", () => save("copy"));
 $("forget").addEventListener("click", past.forget);
 $("shell").querySelector("button").addEventListener("click", async () => {
   try {
@@ -190,7 +196,7 @@ const COMMANDS = { c: () => save("copy"), Enter: () => save("copy"), p: () => sa
   ArrowRight: () => candidates.choose(candidates.choice() + 1, true) };
 
 addEventListener("keydown", (event) => {
-  const { key, code, target } = event;
+  const { key, code, target } = event, name = key.length === 1 ? key.toLowerCase() : key;
   if (event.ctrlKey || event.metaKey || event.isComposing || $("keys").open) return;
   const digit = /^(?:Digit|Numpad)([1-4])$/.exec(code)?.[1];
   const onPicture = target.closest?.(".tile");
@@ -198,7 +204,7 @@ addEventListener("keydown", (event) => {
   if (digit && (event.altKey || onPicture)) candidates.choose(digit - 1, !typing);
   else if (event.altKey) return;
   else if (target === prompt && (key === "Escape" || key === "ArrowDown")) candidates.choose(candidates.choice(), true);
-  else if (onPicture && COMMANDS[key.length === 1 ? key.toLowerCase() : key]) COMMANDS[key.length === 1 ? key.toLowerCase() : key]();
+  else if (onPicture && name in COMMANDS) COMMANDS[name]();
   else if (typing) return;
   else if (key === "?" || key === "/") COMMANDS[key]();
   else if (key.length === 1 && key !== " " && !target.matches?.("input")) return prompt.focus();

@@ -2,6 +2,8 @@
 
 const visitor = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 let current = null;
+// Requests go over several connections and may overtake each other: the server is told which is the newest.
+let turn = 0;
 
 /**
  * Draws, and tells `on` about it: picture({picture, stage, t, png}), done(), waiting(sentence) before another try,
@@ -33,7 +35,7 @@ async function once(asked, on, signal) {
   const answer = await fetch("/api/draw", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...asked, visitor }),
+    body: JSON.stringify({ ...asked, visitor, turn: ++turn }),
     signal,
   });
   if (answer.status === 429) {

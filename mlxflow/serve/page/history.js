@@ -17,7 +17,7 @@ export function open(pick) {
   render();
 }
 
-/** Keeps {prompt, seed, steps, guidance, png}; the newest gives way to it if it was only on the way to it. */
+/** Keeps {prompt, seed, steps, guidance, choice, png}; the newest gives way to it if it was only on the way to it. */
 export function keep(entry) {
   const same = (old) => ["prompt", "seed", "steps", "guidance"].every((name) => old[name] === entry[name]);
   const onTheWay = (old, i) => i === 0 && old.seed === entry.seed

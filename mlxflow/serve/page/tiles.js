@@ -15,6 +15,7 @@ export const tiles = Array.from({ length: COUNT }, (_, i) => {
   const progress = document.createElement("span");
   progress.className = "progress";
   tile.append(glow, shown, ghost(i), number, progress);
+  tile.title = "Click to choose, double-click to copy";
   tile.addEventListener("click", () => choose(i));
   group.append(tile);
   return { tile, glow, shown };
@@ -56,6 +57,9 @@ export function choose(i, focus = false) {
 }
 
 export const choice = () => chosen;
+
+/** The PNG in base64 that the chosen one shows now. */
+export const chosenPng = () => tiles[chosen].shown.src.replace("data:image/png;base64,", "");
 
 /** The pictures of before fade until their successors come; without words there are none. */
 export function begin(words) {
