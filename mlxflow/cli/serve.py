@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlxflow.cli.options import DeviceOption
+from mlxflow.cli.options import DeviceOption, WeightsOption
 
 # As for `mlxflow generate`: OpenBLAS's threads wait in a spin and lose more than they gain on one picture.
 if "OMP_NUM_THREADS" not in os.environ:
@@ -31,9 +31,7 @@ def serve(
         typer.Option(help="Requests that wait or are being drawn; more get the answer 429.", min=1, max=1000),
     ] = 16,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    weights: Annotated[
-        str, typer.Option(help="Weights: the name of shipped ones, a folder, a run, or a .safetensors file.")
-    ] = "emoji",
+    weights: WeightsOption = None,
     device: DeviceOption = None,
 ) -> None:
     """A page that draws while you type, and OpenAI's images API, on this machine. Ctrl-C stops it.
@@ -59,7 +57,7 @@ def serve(
         raise MlxflowError("The server needs Starlette and uvicorn: pip install 'mlxflow[web]'.") from None
     from mlxflow.sampling.pipeline import Pipeline
 
-    local = is_local(host)
+    local, weights = is_local(host), weights or "emoji"
     if token is not None:
         check_token(token)
     elif not local:

@@ -17,29 +17,30 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mlxflow.errors import MlxflowError
 from mlxflow.sampling import output
-from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, Settings, requests_for
+from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, Settings, requests_for, settings_for
 from mlxflow.sampling.platforms import PLATFORMS
 from mlxflow.serve import files
+from mlxflow.serve.asked import MAX_GUIDANCE, draft_of, has_guidance, made_by, max_steps, settings_of
 from mlxflow.serve.requests import (
     Wrong,
     choice,
     error_answer,
     error_body,
     json_object,
-    number,
     string,
     until_gone,
     whole,
 )
 from mlxflow.serve.worker import Job, Stage, Worker
 
-PICTURES, DRAFT_STEPS, MAX_STEPS, MAX_GUIDANCE = 4, 4, 64, 10.0
+PICTURES, DRAFT_STEPS = 4, 4
 # Estimates are shown from these times on: the first of a draft is a blur, and a fine picture on its way looks
 # worse than the draft until then.
 SHOWN = {"draft": 0.2, "final": 0.5}
@@ -47,22 +48,18 @@ SHOWN = {"draft": 0.2, "final": 0.5}
 SHARP = 256
 
 
-def asked(body: dict, count: int = 1) -> tuple[list, Settings]:
+def asked(body: dict, config: dict, count: int = 1) -> tuple[list, Settings]:
     """The pictures and settings that a request asks for, each number within what a page may ask."""
-    settings = Settings(
-        steps=whole(body, "steps", Settings.steps, 1, MAX_STEPS),
-        guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE),
-    )
     seed = whole(body, "seed", 0, 0, MAX_SEED - MAX_PICTURES)
-    return requests_for([string(body, "prompt")], count, seed), settings
+    return requests_for([string(body, "prompt")], count, seed), settings_of(body, config)
 
 
 def stages(requests: list, settings: Settings, worker: Worker) -> list[Stage]:
-    """Drafts of all, then all of them fine; no drafts if the fine ones are remembered."""
+    """Drafts of all, then all of them fine; no drafts if those are as fine, or the fine ones are remembered."""
     final = Stage("final", requests, settings)
-    if all(worker.known(request, settings) is not None for request in requests):
+    rough = draft_of(settings, worker.pipeline.model.config, DRAFT_STEPS)
+    if rough == settings or all(worker.known(request, settings) is not None for request in requests):
         return [final._replace(urgency=0)]
-    rough = Settings(min(DRAFT_STEPS, settings.steps), "euler", settings.guidance)
     made = [Stage("draft", requests[:1], rough, urgency=0)]
     if rest := requests[1:]:
         made.append(Stage("draft", rest, rough, batch=len(rest), urgency=1, first=1))
@@ -75,7 +72,8 @@ async def draw(request: Request) -> Response:
     state = request.app.state
     try:
         body = await json_object(request)
-        requests, settings = asked(body, whole(body, "count", PICTURES, 1, PICTURES))
+        config = state.worker.pipeline.model.config
+        requests, settings = asked(body, config, whole(body, "count", PICTURES, 1, PICTURES))
         visitor = body.get("visitor")
         if visitor is not None and not (isinstance(visitor, str) and len(visitor) <= 64):
             raise Wrong("'visitor' must be text of at most 64 characters.", "visitor")
@@ -124,16 +122,17 @@ async def picture(request: Request) -> Response:
         size = choice(query, "size", tuple(map(str, files.SIZES)))
         chat = choice(query, "for", tuple(PLATFORMS)) if "for" in query else None
         body = {name: _number_in(query[name]) for name in ("seed", "steps", "guidance") if name in query}
-        (asked_for,), settings = asked(body | {n: query[n] for n in ("prompt",) if n in query})
+        body |= {name: query[name] for name in ("prompt",) if name in query}
+        (asked_for,), settings = asked(body, state.worker.pipeline.model.config)
         pixels = state.worker.known(asked_for, settings)
         if pixels is None:
             job = state.worker.submit(Stage("final", [asked_for], settings, urgency=1))
             (pixels,) = await until_gone(request, job.pictures_done(), lambda: state.worker.cancel(job))
-        made = made_by(state, asked_for, settings)
+        made = partial(made_by, asked_for, settings, state.weights_digest)
         if chat:
-            content, kind = await asyncio.to_thread(files.file_for, pixels, chat, made)
+            content, kind = await asyncio.to_thread(files.file_for, pixels, chat, made(**{"for": chat}))
         else:
-            content = await asyncio.to_thread(files.file_of, pixels, kind, int(size), made)
+            content = await asyncio.to_thread(files.file_of, pixels, kind, int(size), made(size=int(size)))
     except MlxflowError as error:
         return error_answer(error)
     headers = {"Cache-Control": "private, max-age=3600"}
@@ -151,28 +150,17 @@ def _number_in(text: str):
         return text
 
 
-def made_by(state, request, settings: Settings) -> dict:
-    """What a picture's file says of how it was made, as `mlxflow generate` writes it."""
-    return {
-        "prompt": request.prompt,
-        "seed": request.seed,
-        "steps": settings.steps,
-        "solver": settings.solver,
-        "guidance": settings.guidance,
-        "weights": state.weights_digest,
-    }
-
-
 async def about(request: Request) -> JSONResponse:
     """GET /api/about: what the page needs to know before the first word."""
-    state = request.app.state
+    state, config = request.app.state, request.app.state.worker.pipeline.model.config
+    usual = settings_for(config)
     return JSONResponse(
         {
             "model": state.name,
-            "steps": Settings.steps,
-            "guidance": Settings.guidance,
-            "max_steps": MAX_STEPS,
-            "max_guidance": MAX_GUIDANCE,
+            "steps": usual.steps,
+            "max_steps": max_steps(config),
+            "guidance": usual.guidance,
+            "max_guidance": MAX_GUIDANCE if has_guidance(config) else None,
             "svg": state.has_svg,
         }
     )

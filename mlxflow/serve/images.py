@@ -20,16 +20,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mlxflow.errors import MlxflowError
-from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, Settings, requests_for
+from mlxflow.sampling.pipeline import MAX_PICTURES, MAX_SEED, requests_for, settings_for
 from mlxflow.serve import files
-from mlxflow.serve.drawing import MAX_GUIDANCE, MAX_STEPS, made_by
+from mlxflow.serve.asked import made_by, max_steps, settings_of
 from mlxflow.serve.requests import (
     Wrong,
     choice,
     error_answer,
     error_body,
     json_object,
-    number,
     string,
     until_gone,
     whole,
@@ -37,7 +36,8 @@ from mlxflow.serve.requests import (
 from mlxflow.serve.worker import Job, Stage
 
 MAX_N, MAX_PARTIAL = 10, 3
-STEPS = {"auto": Settings.steps, "low": 8, "medium": 16, "high": 32, "standard": 16, "hd": 32}
+# The share of the model's usual steps.
+QUALITIES = {"auto": 1, "low": 0.5, "medium": 1, "high": 2, "standard": 1, "hd": 2}
 # What a client gets that asks for no size. The model draws 64 x 64; the rest is resampling.
 AUTO_SIZE = 256
 KNOWN = {
@@ -64,11 +64,11 @@ KNOWN = {
 class Asked:
     """A request, checked. Raises Wrong."""
 
-    def __init__(self, body: dict):
+    def __init__(self, body: dict, config: dict):
         for name in body.keys() - KNOWN:
             raise Wrong(f"Unknown parameter: '{name[:60]}'.", name[:60], "unknown_parameter")
         self.n = whole(body, "n", 1, 1, MAX_N)
-        self.quality = choice(body, "quality", tuple(STEPS))
+        self.quality = choice(body, "quality", tuple(QUALITIES))
         self.background = choice(body, "background", ("auto", "transparent", "opaque"))
         self.format = choice(body, "output_format", ("png", "webp", "jpeg"))
         self.compression = whole(body, "output_compression", 100, 0, 100)
@@ -86,10 +86,8 @@ class Asked:
         self.size = AUTO_SIZE if size == "auto" else int(size.partition("x")[0])
         if self.format == "jpeg" and self.background == "transparent":
             raise Wrong("JPEG has no transparency: ask for png or webp.", "background")
-        self.settings = Settings(
-            steps=whole(body, "steps", STEPS[self.quality], 1, MAX_STEPS),
-            guidance=number(body, "guidance", Settings.guidance, 0, MAX_GUIDANCE),
-        )
+        steps = round(QUALITIES[self.quality] * settings_for(config).steps)
+        self.settings = settings_of(body, config, min(steps, max_steps(config)))
         seed = whole(body, "seed", None, 0, MAX_SEED - MAX_PICTURES)
         seed = secrets.randbelow(2**32) if seed is None else seed
         self.requests = requests_for([string(body, "prompt")], self.n, seed)
@@ -112,7 +110,7 @@ class Asked:
             pixels,
             self.format,
             self.size,
-            made_by(state, self.requests[index], self.settings),
+            made_by(self.requests[index], self.settings, state.weights_digest, background=on, size=self.size),
             background=on,
             quality=self.compression,
         )
@@ -123,7 +121,7 @@ async def generations(request: Request) -> Response:
     """POST /v1/images/generations"""
     state = request.app.state
     try:
-        want = Asked(await json_object(request))
+        want = Asked(await json_object(request), state.worker.pipeline.model.config)
         job = state.worker.submit(Stage("final", want.requests, want.settings))
         if want.stream:
             return StreamingResponse(

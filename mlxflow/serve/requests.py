@@ -51,7 +51,7 @@ def whole(body: dict, name: str, default: int | None, low: int, high: int) -> in
     return value
 
 
-def number(body: dict, name: str, default: float, low: float, high: float) -> float:
+def number(body: dict, name: str, default: float | None, low: float, high: float) -> float | None:
     """body[name] as a number within [low, high]; the default where it is missing or null."""
     value = body.get(name)
     if value is None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mlxflow import runtime
 from mlxflow.errors import MlxflowError
-from mlxflow.sampling.pipeline import Frame, Pipeline, Request, Settings
+from mlxflow.sampling.pipeline import Frame, Pipeline, Request, Settings, settings_for
 
 log = logging.getLogger("mlxflow.serve")
 
@@ -231,8 +231,9 @@ class Worker:
 
     def _warm_up(self) -> None:
         """Drafts as the page asks for them: a GPU compiles its kernels now, not under a visitor's fingers."""
+        settings = settings_for(self.pipeline.model.config, 2)
         for batch in (1, 3):
-            for _ in self.pipeline.stream([Request("smile", 0)] * batch, Settings(2, "euler"), batch=batch):
+            for _ in self.pipeline.stream([Request("smile", 0)] * batch, settings, batch=batch):
                 pass
 
     def _next(self) -> Job | None:

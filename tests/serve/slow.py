@@ -13,7 +13,7 @@ class SlowPipeline:
     """Draws 2 x 2 pictures of the seed's colour. Each step waits for `allow`; `steps` lists those taken."""
 
     def __init__(self, free: bool = False):
-        self.model = SimpleNamespace(source=tiny.WORDS)
+        self.model = SimpleNamespace(source=tiny.WORDS, config={"process": {}, "words": "some"})
         self.steps, self.closed, self.free = [], [], free
         self._allowed, self.waiting = threading.Semaphore(0), threading.Event()
 

@@ -7,10 +7,16 @@ import threading
 
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from PIL import Image
 
+from mlxflow import weights as stored
+from mlxflow.networks import build, few_step
+from mlxflow.sampling.pipeline import Pipeline
 from mlxflow.sampling.resize import resized
+from mlxflow.sampling.work import Wishes, work_for
 from mlxflow.serve.drawing import DRAFT_STEPS
+from tests.sampling import tiny
 from tests.serve.conftest import serving, until
 from tests.serve.slow import SlowPipeline
 
@@ -123,6 +129,18 @@ def test_files_for_chats(served, chat, kind, pixels, most):
     assert len(answer.content) < most and Image.open(io.BytesIO(answer.content)).size == (pixels, pixels)
 
 
+@pytest.mark.parametrize("how", ["kind=png&size=256", "kind=webp&size=128", "kind=svg&size=64", "for=slack"])
+def test_generate_repeats_a_file_bit_for_bit(served, weights, tmp_path, how):
+    answer = served.get(f"/api/picture?prompt=red+cat&seed=5&steps=3&guidance=2.5&{how}&download=1")
+    suffix = answer.headers["content-disposition"].rpartition(".")[2].strip('"')
+    (tmp_path / f"a.{suffix}").write_bytes(answer.content)
+    again = Wishes(like=tmp_path / f"a.{suffix}", out=str(tmp_path / f"b.{suffix}"), weights=str(weights))
+    work = work_for(again)
+    work.load()
+    work.run(lambda *step: None, lambda path: None)
+    assert (tmp_path / f"b.{suffix}").read_bytes() == answer.content
+
+
 def visible(picture: Image.Image) -> np.ndarray:
     """RGBA with the hidden colours of transparent pixels, which a lossless WebP drops, at zero."""
     pixels = np.asarray(picture.convert("RGBA")).copy()
@@ -203,3 +221,28 @@ def test_what_is_not_there_is_an_error_object(served):
     assert served.get("/nowhere").error["code"] == "not_found"
     assert served.get("/../pyproject.toml").status == 404 and served.get("/%2e%2e/app.py").status == 404
     assert served.get("/api/draw").status == 405
+
+
+def test_a_few_step_model_has_no_guidance_to_choose_and_needs_no_drafts(tmp_path):
+    config = tiny.config()
+    config |= {
+        "model": few_step(config["model"]),
+        "process": config["process"] | {"few_step": {"guidance": 2.0}},
+    }
+    arrays = dict(tree_flatten(build(config["model"]).parameters()))
+    stored.save(tmp_path / "few", arrays, config, tiny.WORDS)
+    pipeline = Pipeline.load(tmp_path / "few")
+    with serving(lambda: Pipeline.load(tmp_path / "few")) as server:
+        about = server.get("/api/about").json
+        assert about.items() >= {"steps": 4, "max_steps": 32, "guidance": 1.0, "max_guidance": None}.items()
+        asked = {"prompt": "red cat", "seed": 1, "count": 2}
+        events = lines(server.post("/api/draw", asked))[:-1]
+        assert {event["stage"] for event in events} == {"final"}
+        (expected,) = pipeline.generate("red cat", seed=1, steps=4, solver="shortcut", guidance=1.0)
+        done = next(event for event in events if event["t"] == 1)
+        assert done["picture"] == 0 and np.array_equal(opened(done["png"]), resized(expected, 256))
+        stages = [event["stage"] for event in lines(server.post("/api/draw", asked | {"steps": 8}))[:-1]]
+        assert stages[0] == "draft" and stages[-1] == "final"
+        answer = server.post("/api/draw", asked | {"guidance": 3})
+        assert answer.status == 400 and "built in" in answer.error["message"]
+        assert server.post("/v1/images/generations", {"prompt": "cat", "quality": "high"}).status == 200

@@ -12,6 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
+from mlxflow import __version__
 from mlxflow.sampling.pipeline import digest
 from mlxflow.sampling.resize import resized
 from tests.serve.conftest import PATIENCE, program, serving, until
@@ -56,8 +57,9 @@ def test_n_pictures_of_a_seed_are_those_of_the_pipeline(client, pipeline, weight
             "steps": 3,
             "solver": "heun",
             "guidance": 3.0,
+            "size": 64,
             "weights": digest(weights / "model.safetensors"),
-            "version": json.loads(shown.text["mlxflow"])["version"],
+            "version": __version__,
         }
 
 

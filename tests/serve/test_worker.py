@@ -42,7 +42,7 @@ def test_pictures_are_those_of_the_pipeline(pipeline):
 
     with working(pipeline) as worker:
         pictures = asyncio.run(ask(worker))
-    alone = [pipeline.generate(prompt, seed=seed, steps=3)[0] for prompt, seed in requests]
+    alone = [pipeline.generate(request.prompt, seed=request.seed, steps=3)[0] for request in requests]
     assert all(np.array_equal(picture, other) for picture, other in zip(pictures, alone, strict=True))
 
 

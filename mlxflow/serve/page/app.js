@@ -227,6 +227,7 @@ past.open(restore);
 const known = await about;
 $("model").textContent = known.model;
 $("steps").max = known.max_steps;
+$("guidance").closest(".control").hidden = !known.max_guidance;
 if (!known.svg) {
   const button = document.querySelector("[data-save=svg]");
   button.dataset.missing = 1;
