@@ -22,6 +22,7 @@ from mlxflow.errors import MlxflowError
 COMMANDS = {
     "generate": "Type a few words, get a picture.",
     "serve": "A page that draws while you type, and an API that OpenAI's clients speak.",
+    "edit": "Change a picture: redraw, inpaint, morph, or draw its noise by other words.",
     "sample": "Draw from a model of classes, or of pictures without any.",
     "train": "Train a model on a folder of pictures, or go on with a run.",
     "distill": "Make of a trained model one that draws in one to four steps.",
