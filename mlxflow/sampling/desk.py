@@ -14,7 +14,7 @@ from mlxflow.sampling.animation import HOLD, STEP
 from mlxflow.sampling.canvas import Canvas, open_picture
 from mlxflow.sampling.edit import Report, _quiet
 from mlxflow.sampling.formats import ANIMATED, encode, encode_frames, suffix_of
-from mlxflow.sampling.pipeline import Pipeline, Request, Settings, check_prompt, digest
+from mlxflow.sampling.pipeline import SHORTCUT, Pipeline, Request, Settings, check_prompt, digest, settings_for
 from mlxflow.sampling.resize import check_size, resized
 
 
@@ -24,13 +24,18 @@ class Desk:
     picture arguments: a file's path or a PIL image. Results are PIL images, RGBA.
     """
 
-    def __init__(self, weights: str | Pipeline | None = None, steps: int | None = None, solver: str | None = None,
+    def __init__(self, weights: str | Path | Pipeline | None = None, steps: int | None = None, solver: str | None = None,
                  guidance: float | None = None, negative: str = "",
                  note: Callable[[str], None] = lambda text: None):
-        given = {"steps": steps, "solver": solver, "guidance": guidance, "negative": negative}
-        self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        Settings(**{name: value for name, value in (("steps", steps), ("solver", solver), ("guidance", guidance))
+                    if value is not None}, negative=negative)
         self.guided = guidance is not None
         self.pipeline = weights if isinstance(weights, Pipeline) else Pipeline.load(weights or "emoji")
+        # Editing follows the flow step by step: a few-step model does so too, but not by its jumps.
+        if solver == SHORTCUT:
+            raise MlxflowError("Editing follows the flow, which the solver 'shortcut' jumps over: choose another solver.")
+        self.settings = settings_for(self.pipeline.model.config, Settings.steps if steps is None else steps,
+                                     solver or Settings.solver, guidance, negative)
         self.note = note
         self.made_by: dict = {}
 
