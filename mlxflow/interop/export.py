@@ -4,16 +4,17 @@ A velocity model's file has one function, a step of the sampler, for each batch 
 
     step(x, t, t_next, [vectors, mask | label], [guidance]) -> x_next, x1_estimate
 
-    x, x_next, x1_estimate   float32 [B, S, S, C]; x starts as standard normal noise, at t = 0
+    x, x_next, x1_estimate   float32 [B, S, S, C]; x starts as `noise` times standard normal numbers, at t = 0
     t, t_next                float32 []; the next step begins where this one ended, the last one has t_next = 1
     vectors, mask            float32 [B, L, E], bool [B, L]: the words of a prompt (data/words.py), text encoder included
     label                    int32 [B], for a model of classes
-    guidance                 float32 []; 1 is the plain model. A model without condition takes none of these.
+    guidance                 float32 []; 1 is the plain model. Not for models without condition or of few steps.
 
-A step is one of Heun's method, the last one goes straight to the data: sampling/pipeline.py as a graph, whose
-`time_grid` is in the file's metadata (JSON). An autoencoder's decoder, decode(z `[B, s, s, c]`) -> pictures
-`[B, S, S, C]`, is a function of one argument: alone in an autoencoder's file, beside the step in a latent model's.
-The weights stand in the file once, in the type that they have; the arithmetic is float32's.
+A step is one of Heun's method and the last one goes straight to the data, or it is a few-step model's jump:
+sampling/pipeline.py as a graph. `noise` and the `times` of a usual picture are in the file's metadata (JSON). An
+autoencoder's decoder, decode(z `[B, s, s, c]`) -> pictures `[B, S, S, C]`, is a function of one argument: alone in an
+autoencoder's file, beside the step in a latent model's. The weights stand in the file once, in the type that they
+have; the arithmetic is float32's.
 """
 
 import json
@@ -24,48 +25,51 @@ from mlxflow.runtime import mx
 
 from mlxflow import weights  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
+from mlxflow.flow.fewstep import jump_grid  # noqa: E402
 from mlxflow.flow.guidance import extrapolate, join  # noqa: E402
 from mlxflow.networks.blocks import plain_operations  # noqa: E402
 from mlxflow.sampling.pipeline import time_grid  # noqa: E402
 
 BATCHES = (1, 4, 16)
-STEPS = 16
+# Of the grid in the metadata: what the command line draws with.
+STEPS, JUMPS = 16, 4
 SUFFIX = ".mlxfn"
 
 
 def step_of(model: weights.Model):
-    """step(x, t, t_next, *inputs, guidance) as in this module's first lines, and example inputs(batch) for it."""
+    """(step, example, names): the function as in this module's first lines, arguments for a batch, and their names."""
     network, process = model.network, model.config["process"]
     path, velocity = weights.path_of(process), model.velocity(compiled=False)
     shapes = _inputs(network)
-
-    def slope(x, t, conditions, guidance):
-        time = mx.broadcast_to(t, (x.shape[0],))
-        if guidance is None:
-            return velocity(x, time, conditions[0])
-        both = velocity(mx.concatenate([x, x]), mx.concatenate([time, time]), join(*conditions))
-        strong, weak = mx.split(both, 2)
-        return extrapolate(weak, strong, guidance)
+    guided = bool(shapes) and "few_step" not in process
 
     def step(x, t, t_next, *rest):
-        inputs, guidance = (rest[:-1], rest[-1]) if shapes else ((), None)
-        conditions = [network.encode(*inputs)]
-        if shapes:
-            nobody = mx.zeros((x.shape[0],), dtype=mx.bool_)
-            conditions.append(network.encode(*network.dropped(inputs, nobody)))
-        h = t_next - t
-        first = slope(x, t, conditions, guidance)
+        inputs, h = rest[:len(shapes)], t_next - t
+        condition = network.encode(*inputs)
+
+        def slope(x, t, *h):
+            t, *h = (mx.broadcast_to(a, (x.shape[0],)) for a in (t, *h))
+            if not guided:
+                return velocity(x, t, condition, *h)
+            null = network.encode(*network.dropped(inputs, mx.zeros((x.shape[0],), dtype=mx.bool_)))
+            both = velocity(mx.concatenate([x, x]), mx.concatenate([t, t]), join(condition, null))
+            strong, weak = mx.split(both, 2)
+            return extrapolate(weak, strong, rest[-1])
+
+        if "few_step" in process:
+            jump = slope(x, t, h)
+            x_next, estimate = x + h * jump, path.data_from_velocity(x, jump, t)
+            return x_next, mx.where(t_next >= 1, x_next, estimate)
+        first = slope(x, t)
+        second = slope(x + h * first, t_next)
         estimate = path.data_from_velocity(x, first, t)
-        second = slope(x + h * first, t_next, conditions, guidance)
-        heun = x + (0.5 * h) * first + (0.5 * h) * second
-        return mx.where(t_next >= 1, estimate, heun), estimate
+        return mx.where(t_next >= 1, estimate, x + (0.5 * h) * first + (0.5 * h) * second), estimate
 
     def example(batch):
-        given = [mx.zeros((batch, *shape), dtype=dtype) for shape, dtype in shapes.values()]
-        zero = mx.array(0.0)
-        return mx.zeros((batch, *network.shape)), zero, zero, *given, *([zero] if shapes else [])
+        zero, told = mx.array(0.0), [mx.zeros((batch, *shape), dtype=dtype) for shape, dtype in shapes.values()]
+        return mx.zeros((batch, *network.shape)), zero, zero, *told, *([zero] if guided else [])
 
-    return step, example
+    return step, example, ["x", "t", "t_next", *shapes, *(["guidance"] if guided else [])]
 
 
 def _inputs(network) -> dict[str, tuple[tuple[int, ...], mx.Dtype]]:
@@ -77,8 +81,8 @@ def _inputs(network) -> dict[str, tuple[tuple[int, ...], mx.Dtype]]:
 
 
 def decode_of(network, scale: float):
-    """decode(z) of an autoencoder whose latents were multiplied by `scale`, and example inputs(batch)."""
-    return lambda z: network.pictures(z / scale), lambda batch: (mx.zeros((batch, *network.latent_shape)),)
+    """The same three of an autoencoder's decoder; its latents were multiplied by `scale`."""
+    return lambda z: network.pictures(z / scale), lambda batch: (mx.zeros((batch, *network.latent_shape)),), ["z"]
 
 
 def export(model: weights.Model, target: Path, force: bool = False) -> Path:
@@ -93,12 +97,10 @@ def export(model: weights.Model, target: Path, force: bool = False) -> Path:
     refuse(target, force)
     functions = {}
     if hasattr(model.network, "predict"):
-        step, example = step_of(model)
-        names = ["x", "t", "t_next", *_inputs(model.network)]
-        functions["step"] = (step, example, names + ["guidance"] if len(names) > 3 else names)
+        functions["step"] = step_of(model)
     if not functions or model.autoencoder_path is not None:
         autoencoder, scale = _autoencoder(model)
-        functions["decode"] = (*decode_of(autoencoder, scale), ["z"])
+        functions["decode"] = decode_of(autoencoder, scale)
         mx.eval(autoencoder.parameters())
     mx.eval(model.network.parameters())
 
@@ -106,7 +108,9 @@ def export(model: weights.Model, target: Path, force: bool = False) -> Path:
     about = {"functions": {name: names for name, (_, _, names) in functions.items()}, "batches": BATCHES,
              "config": model.config}
     if "step" in functions:
-        about["times"] = time_grid(STEPS, model.config["process"]["floor"])
+        process = model.config["process"]
+        about["times"] = jump_grid(JUMPS) if "few_step" in process else time_grid(STEPS, process["floor"])
+        about["noise"] = weights.path_of(process).start(mx.array(1.0)).item()
     partial = target.parent / f".partial-{os.getpid()}{SUFFIX}"
     with weights.writing(target, partial), plain_operations():
         target.parent.mkdir(parents=True, exist_ok=True)

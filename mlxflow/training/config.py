@@ -108,7 +108,8 @@ class TrainConfig:
     def process(self) -> dict[str, Any]:
         """What the weights' config says of how to sample."""
         made = {"path": self.path, "prediction": self.prediction, "floor": self.floor}
-        return made | ({"sigma_min": self.sigma_min} if self.sigma_min else {})
+        made |= {"sigma_min": self.sigma_min} if self.sigma_min else {}
+        return made | ({"few_step": {"guidance": self.guidance}} if self.teacher else {})
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -21,6 +21,8 @@ CONFIGS = {
     "unet": {"kind": "unet", "classes": 3, **UNET},
     "dit": {"kind": "dit", "patch": 2, "width": 16, "depth": 2, "heads": 2, "classes": 3, **SIZES},
     "mamba": {"kind": "mamba", "patch": 2, "width": 16, "depth": 1, "heads": 2, "state": 4, "expand": 1.0, **SIZES},
+    "text-unet of few steps": {"kind": "text-unet", "text": TEXT, "unet": UNET | {"few_step": True}},
+    "dit of few steps": {"kind": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2, "few_step": True, **SIZES},
     # As many channels in as out as kernel rows: shapes say nothing here.
     "kl-vae": {"kind": "kl-vae", "latent": 3, "widths": [3, 3, 6], "groups": 3, **SIZES},
     "vq-vae": {"kind": "vq-vae", "latent": 3, "widths": [3, 6], "groups": 3, "codes": 3, **SIZES},
@@ -47,6 +49,8 @@ def model_config(kind: str) -> dict:
     """The config of weights of that kind."""
     network = build(CONFIGS[kind])
     process = {"path": "condot", "prediction": "velocity", "floor": 0.05} if hasattr(network, "predict") else {}
+    if kind.endswith("few steps"):
+        process["few_step"] = {"guidance": 3.0}
     config = {"format": 1, "model": describe(network), "process": process}
     if network.kind == "text-unet":
         config["model"]["text"]["word_dim"] = word_table().dim
