@@ -103,8 +103,8 @@ def state_of(tree: Any, wanted: set[str], file: Path) -> State:
         raise MlxflowError(f"{file} holds no state dict, but a {type(tree).__name__}.")
     found = _descend(tree, file, State({}))
     if not found.arrays:
-        raise MlxflowError(f"{file} holds no arrays: looked for a state dict, itself or under "
-                           f"{', '.join((*PLAIN[:-1], *EMA))}.")
+        raise MlxflowError(f"{file} holds no arrays, neither as it is nor under a usual name such as state_dict, model "
+                           "or ema.")
     return _without_prefixes(found, wanted)
 
 
