@@ -4,13 +4,17 @@
 
     minimise E |sketch(caption) - thumbnail|^2 + 0.1 InfoNCE(pooled(caption), pooled(another caption))
 
-over the training split, with a little noise on the word vectors. thumbnail is the mean of each 4x4 pixels of the
+over the training split and compositions of it (data/compose.py). thumbnail is the mean of each 4x4 pixels of the
 premultiplied picture; the second term keeps two captions of one picture near each other, so that words that were
-never trained on land near those that were. It sees about 600 captions a second of one core, ten times what the
-U-Net does, and its arrays have a whole model's names (`text.`), so
-that `mlxflow train --init sketch.safetensors` starts from them; `--unet RUN` adds a trained U-Net's.
-Every `--report` steps it says how often the sketch of a training name, and of a held-out prompt (which it never
-trains on), is nearest to the right emoji's thumbnail.
+never trained on land near those that were.
+
+1. `--memory-steps`: the encoder stays as it is, and the pooled vectors of all captions are made once; with a little
+   noise on them the memory alone learns, at ten times the speed of what follows.
+2. `--steps`: all of it, with noise on the word vectors, the encoder at a fifth of the rate.
+
+The arrays have a whole model's names (`text.`), so that `mlxflow train --init sketch.safetensors` starts from them;
+`--unet RUN` adds a trained U-Net's. Every `--report` steps it says how often the sketch of a training name, and of a
+held-out prompt (which it never trains on), is nearest to the right emoji's thumbnail.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxflow.data.captions_split import load_captions
+from mlxflow.data.compose import Composer
 from mlxflow.data.folder import Record, read_folder
 from mlxflow.data.images import load_all, premultiply
 from mlxflow.data.stream import Order
@@ -36,6 +41,8 @@ from mlxflow.weights import read_arrays, resolve
 
 SIZE, LENGTH, SHORT = 64, 24, 8
 SLOTS, NAME_SHARE, NOISE, WARMUP, DECAY = 512, 0.35, 0.05, 50, 0.9995
+# On pooled vectors, as a share of their root mean square, from the first step to the last; compositions in a batch.
+POOLED_NOISE, COMPOSED = (0.15, 0.05), 0.1
 CONTRAST, HEAT = 0.1, 16.0
 # The encoder comes pre-trained: it moves slower than the memory that reads it, or the slots chase it.
 ENCODER_RATE = 0.2
@@ -68,9 +75,38 @@ def padded(table: WordTable, rows: list[list[int]], length: int, noise: np.ndarr
 
 def thumbnails(records: list[Record], size: int) -> np.ndarray:
     """float32 `[N, size, size, 4]` in [-1, 1]."""
-    block = SIZE // size
-    parts = [premultiply(load_all(records[i : i + 256], SIZE)) for i in range(0, len(records), 256)]
-    return np.concatenate([p.reshape(-1, size, block, size, block, 4).mean((2, 4)) for p in parts])
+    return np.concatenate([reduced(load_all(records[i : i + 256], SIZE), size) for i in range(0, len(records), 256)])
+
+
+def reduced(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 `[N, S, S, 4]`, straight alpha, to float32 `[N, size, size, 4]`, premultiplied, in [-1, 1]."""
+    block = images.shape[1] // size
+    return premultiply(images).reshape(-1, size, block, size, block, 4).mean((2, 4))
+
+
+class Pooled:
+    """The pooled vectors of all captions, made once by an encoder that does not move, and batches of them."""
+
+    def __init__(self, table: WordTable, records: list[Record], encoder: TextEncoder):
+        self.table, self.encoder = table, encoder
+        texts = [(record.text, *record.texts) for record in records]
+        self.starts = np.cumsum([0] + [len(own) for own in texts])
+        self.vectors = self.of([text for own in texts for text in own])
+
+    def of(self, texts: list[str]) -> np.ndarray:
+        parts = []
+        for start in range(0, len(texts), 256):
+            rows = [self.table.tokens(text, LENGTH) for text in texts[start : start + 256]]
+            parts.append(np.array(self.encoder(*padded(self.table, rows, max(map(len, rows)))).pooled))
+        return np.concatenate(parts)
+
+    def draw(self, index: np.ndarray, composed: list[str], noise: float, rng: np.random.Generator) -> np.ndarray:
+        """A caption of each record, then the composed ones: `[N, D]`."""
+        first, past = self.starts[index], self.starts[index + 1]
+        chosen = np.where(rng.random(len(index)) < NAME_SHARE, first, rng.integers(first, past))
+        vectors = np.concatenate([self.vectors[chosen], self.of(composed)])
+        scale = noise * np.sqrt(np.square(vectors).mean(-1, keepdims=True))
+        return vectors + scale * rng.standard_normal(vectors.shape, np.float32)
 
 
 class Judge:
@@ -113,10 +149,12 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--init", type=Path, help="weights whose text encoder to start from")
     parser.add_argument("--unet", type=Path, help="weights whose other arrays go into the output")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=64, help="pictures a step, with two captions each")
+    parser.add_argument("--memory-steps", type=int, default=8000, help="with the encoder fixed")
+    parser.add_argument("--steps", type=int, default=1000, help="of the whole")
+    parser.add_argument("--batch", type=int, default=64, help="pictures a step, with two captions each; twice as many "
+                        "with one each while the encoder is fixed")
     parser.add_argument("--rate", type=float, default=4e-3)
-    parser.add_argument("--report", type=int, default=250)
+    parser.add_argument("--report", type=int, default=500)
     options = parser.parse_args()
 
     table = WordTable.load(weights_dir() / "emoji/words.safetensors")
@@ -134,6 +172,59 @@ def main() -> None:
     if options.unet:
         others = {n: a for n, a in read_arrays(resolve(options.unet)).items() if not n.startswith("text.")}
     encoder_rate = ENCODER_RATE if options.init else 1.0
+    encoder.update(tree_unflatten(list(weights.items())))
+    composer = Composer(records, load_all(records, SIZE))
+    started = time.perf_counter()
+
+    def rate_at(n, steps):
+        return options.rate * min(1, (n + 1) / WARMUP, 10 * (1 - n / steps))
+
+    def composed(rng, count):
+        made = [composer.draw(rng) for _ in range(count)]
+        return reduced(np.stack([picture for picture, _ in made]), pictures.shape[1]), [caption for _, caption in made]
+
+    def report(phase, n, steps, error, average):
+        if (n + 1) % options.report == 0 or n + 1 == steps:
+            encoder.update(tree_unflatten(list(average.items())))
+            print(f"{phase} step {n + 1} error {error:.4f} {judge(encoder)} {time.perf_counter() - started:.0f} s",
+                  flush=True)
+            arrays = {f"text.{name}": array for name, array in average.items()} | others
+            mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},
+                                {"words_sha256": table.sha256})
+
+    # 1. The memory alone.
+    sketch = {n.removeprefix("sketch."): w for n, w in weights.items() if n.startswith("sketch.")}
+    module, average, moments = encoder.sketch, dict(sketch), init_moments("adamw", sketch)
+
+    def sketch_loss(sketch, pooled, target):
+        module.update(tree_unflatten(list(sketch.items())))
+        return mx.square(module(pooled) - target).mean()
+
+    @mx.compile
+    def sketch_step(sketch, average, moments, number, decay, rate, pooled, target):
+        error, gradients = mx.value_and_grad(sketch_loss)(sketch, pooled, target)
+        gradients, _ = clipped(gradients, 1.0)
+        sketch, moments = update(sketch, moments, gradients, rate, number, 0.01)
+        return error, sketch, ema.updated(average, sketch, decay), moments
+
+    mean, batch = None, 2 * options.batch
+    order_once, vectors = Order(records, batch, 0), Pooled(table, records, encoder) if options.memory_steps else None
+    for n in range(options.memory_steps):
+        number, k = divmod(n, order_once.steps)
+        rng = np.random.default_rng((1, n))
+        index = order_once.of_pass(number)[k * batch : (k + 1) * batch]
+        extra, captions_made = composed(rng, round(COMPOSED * batch))
+        noise = np.interp(n / options.memory_steps, (0, 1), POOLED_NOISE)
+        pooled = mx.array(vectors.draw(index, captions_made, noise, rng).astype(np.float32))
+        error, sketch, average, moments = sketch_step(
+            sketch, average, moments, mx.array(float(n + 1)), mx.array(ema.decay_at(DECAY, n)),
+            mx.array(rate_at(n, options.memory_steps)), pooled, mx.array(np.concatenate([pictures[index], extra])))
+        mx.eval(error, sketch, average, moments)
+        mean = error.item() if mean is None else 0.98 * mean + 0.02 * error.item()
+        report("memory", n, options.memory_steps, mean, weights | {f"sketch.{name}": w for name, w in average.items()})
+    weights |= {f"sketch.{name}": w for name, w in average.items()}
+
+    # 2. All of it.
     average, moments = dict(weights), init_moments("muon", weights)
 
     def loss_of(weights, one, other, target):
@@ -154,12 +245,7 @@ def main() -> None:
                    for n, w in moved.items()}
         return error, weights, ema.updated(average, weights, decay), moments
 
-    def save():
-        arrays = {f"text.{name}": array for name, array in average.items()} | others
-        mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},
-                            {"words_sha256": table.sha256})
-
-    started, mean = time.perf_counter(), None
+    mean = None
     for n in range(options.steps):
         number, k = divmod(n, order.steps)
         rng = np.random.default_rng((0, n))
@@ -169,16 +255,12 @@ def main() -> None:
             rows = [captions.draw(i, length == SHORT, rng) for i in index]
             noise = NOISE * rng.standard_normal((len(rows), length, table.dim), np.float32)
             batches.append(padded(table, rows, length, noise))
-        target = mx.array(pictures[index])
-        rate = options.rate * min(1, (n + 1) / WARMUP, 10 * (1 - n / options.steps))
+        target, rate = mx.array(pictures[index]), rate_at(n, options.steps)
         error, weights, average, moments = step(weights, average, moments, mx.array(float(n + 1)),
                                                mx.array(ema.decay_at(DECAY, n)), mx.array(rate), *batches, target)
         mx.eval(error, weights, average, moments)
         mean = error.item() if mean is None else 0.98 * mean + 0.02 * error.item()
-        if (n + 1) % options.report == 0 or n + 1 == options.steps:
-            encoder.update(tree_unflatten(list(average.items())))
-            print(f"step {n + 1} error {mean:.4f} {judge(encoder)} {time.perf_counter() - started:.0f} s", flush=True)
-            save()
+        report("whole", n, options.steps, mean, average)
 
 
 if __name__ == "__main__":
