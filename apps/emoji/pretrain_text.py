@@ -58,9 +58,12 @@ def teacher(args):
     cache = np.load(args.words_cache)
     known = dict(zip(cache["words"].tolist(), cache["vectors"]))
     words = [word for word in table.words if word in known]
-    vectors = load_model("cpu").encode(texts, batch_size=128, show_progress_bar=False)
-    vectors = np.concatenate([vectors, np.stack([known[word] for word in words])])
-    np.savez(args.output, texts=np.array(texts + words), vectors=vectors)
+    if args.output.exists():  # what it knows already is not asked again
+        before = np.load(args.output)
+        known |= dict(zip(before["texts"].tolist(), before["vectors"]))
+    new = [text for text in texts if text not in known]
+    known |= dict(zip(new, load_model("cpu").encode(new, batch_size=128, show_progress_bar=False))) if new else {}
+    np.savez(args.output, texts=np.array(texts + words), vectors=np.stack([known[text] for text in texts + words]))
 
 
 def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:
@@ -75,9 +78,10 @@ def train(args):
 
     import mlx.nn as nn
     import mlx.optimizers as optim
-    from mlx.utils import tree_flatten
+    from mlx.utils import tree_flatten, tree_unflatten
 
     from mlxflow.networks.text import TextConfig, TextEncoder
+    from mlxflow.weights import read_arrays, resolve
 
     table = WordTable.load(args.words)
     saved = np.load(args.teacher)
@@ -125,6 +129,9 @@ def train(args):
 
     mx.random.seed(0)
     model = Student()
+    if args.init:
+        given = {n: a.astype(mx.float32) for n, a in read_arrays(resolve(args.init)).items() if n.startswith("text.")}
+        model.update(tree_unflatten([(n, a) for n, a in given.items() if not n.startswith("text.sketch.")]))
     schedule = optim.join_schedules(
         [optim.linear_schedule(1e-5, args.rate, 50), optim.cosine_decay(args.rate, args.steps - 50, 1e-5)],
         [50],
@@ -181,6 +188,7 @@ def main():
     two = commands.add_parser("train")
     two.add_argument("teacher", type=Path)
     two.add_argument("--output", type=Path, default=weights_dir() / "emoji/text-init.safetensors")
+    two.add_argument("--init", type=Path, help="weights whose text encoder to start from")
     two.add_argument("--steps", type=int, default=700)
     two.add_argument("--rate", type=float, default=1e-3)
     two.set_defaults(run=train)

@@ -5,6 +5,9 @@ The order in which a row's prompts are tried is a function of its code points al
 prompts are also the Unicode name or a keyword of some emoji ("lipstick", "soccer ball") and some stand in two
 rows: those are never held out, so that the measure asks only for wording that training has not seen. The
 names and keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
+
+`assets/further_prompts.tsv` has more wording for training, about ten a row, written later from names and the other
+prompts alone. It has no part in the split: what of it equals a held-out prompt is left out.
 """
 
 import hashlib
@@ -42,13 +45,26 @@ def load_captions() -> dict[str, Caption]:
     labels = set((assets_dir() / "prompts_that_are_labels.txt").read_text(encoding="utf-8").splitlines())
     uses = Counter(normalize(text) for row in rows for text in (*row["prompts"], row["visual"]))
 
-    captions = {}
+    chosen = {}
     for row in rows:
         code, prompts = row["codepoints"], row["prompts"]
         order = sorted(range(len(prompts)), key=lambda i: hashlib.sha256(f"{code}/{i}".encode()).digest())
         free = [i for i in order if uses[normalize(prompts[i])] == 1 and normalize(prompts[i]) not in labels]
         if not free:
             raise ValueError(f"no prompt of {code} can be held out: each of them is also another text")
-        train = tuple(prompt for i, prompt in enumerate(prompts) if i != free[0])
-        captions[code] = Caption(train, prompts[free[0]], row["visual"], tuple(row["colors"]))
+        chosen[code] = free[0]
+    held_out = {normalize(row["prompts"][chosen[row["codepoints"]]]) for row in rows}
+    further = _further_prompts()
+    captions = {}
+    for row in rows:
+        code, prompts = row["codepoints"], row["prompts"]
+        train = dict.fromkeys(prompt for i, prompt in enumerate(prompts) if i != chosen[code])
+        train |= dict.fromkeys(prompt for prompt in further.get(code, ()) if normalize(prompt) not in held_out)
+        captions[code] = Caption(tuple(train), prompts[chosen[code]], row["visual"], tuple(row["colors"]))
     return captions
+
+
+def _further_prompts() -> dict[str, list[str]]:
+    """By code points: lines of "codepoints TAB prompt | prompt | ..."."""
+    lines = (assets_dir() / "further_prompts.tsv").read_text(encoding="utf-8").splitlines()
+    return {code: texts.split(" | ") for code, texts in (line.split("\t") for line in lines)}

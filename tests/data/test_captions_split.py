@@ -12,13 +12,29 @@ def rows():
         return [json.loads(line) for line in file]
 
 
+def further():
+    lines = (assets_dir() / "further_prompts.tsv").read_text(encoding="utf-8").splitlines()
+    return {line.split("\t")[0]: line.split("\t")[1].split(" | ") for line in lines}
+
+
 def test_every_row_gives_three_prompts_and_holds_out_the_fourth():
     captions = load_captions()
     assert list(captions) == [row["codepoints"] for row in rows()]
     for row in rows():
         caption = captions[row["codepoints"]]
-        assert sorted((*caption.prompts_train, caption.prompt_heldout)) == sorted(row["prompts"])
+        assert sorted((*caption.prompts_train[:3], caption.prompt_heldout)) == sorted(row["prompts"])
         assert caption.visual == row["visual"] and list(caption.colors) == row["colors"]
+
+
+def test_further_prompts_train_all_emoji_but_for_those_that_are_held_out_somewhere():
+    captions = load_captions()
+    heldout = {normalize(caption.prompt_heldout) for caption in captions.values()}
+    assert set(further()) == set(captions)
+    for code, texts in further().items():
+        assert texts and all(text == text.strip() != "" for text in texts)
+        wanted = {text for text in texts if normalize(text) not in heldout}
+        assert wanted <= set(captions[code].prompts_train)
+        assert not {normalize(text) for text in captions[code].prompts_train} & heldout
 
 
 def test_no_held_out_prompt_is_a_training_text_of_any_emoji():
