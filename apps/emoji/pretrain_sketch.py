@@ -34,6 +34,7 @@ from mlxflow.data.images import load_all, premultiply
 from mlxflow.data.stream import Order
 from mlxflow.data.words import WordTable
 from mlxflow.networks.text import TextConfig, TextEncoder
+from mlxflow.networks.unet import sketch_weight
 from mlxflow.paths import weights_dir
 from mlxflow.training import ema
 from mlxflow.training.optimizers import clipped, init_moments, update
@@ -171,6 +172,8 @@ def main() -> None:
     others = {}
     if options.unet:
         others = {n: a for n, a in read_arrays(resolve(options.unet)).items() if not n.startswith("text.")}
+        if "unet.sketch.weight" not in others:
+            others["unet.sketch.weight"] = sketch_weight(others["unet.stem.weight"].astype(mx.float32), 4)
     encoder_rate = ENCODER_RATE if options.init else 1.0
     encoder.update(tree_unflatten(list(weights.items())))
     composer = Composer(records, load_all(records, SIZE))
