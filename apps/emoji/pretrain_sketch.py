@@ -40,7 +40,7 @@ from mlxflow.training import ema
 from mlxflow.training.optimizers import clipped, init_moments, update
 from mlxflow.weights import read_arrays, resolve
 
-SIZE, LENGTH, SHORT = 64, 24, 8
+SIZE, LENGTH, MIDDLE, SHORT = 64, 24, 16, 8
 SLOTS, NAME_SHARE, NOISE, WARMUP, DECAY = 512, 0.35, 0.05, 50, 0.9995
 # On pooled vectors, as a share of their root mean square, from the first step to the last; compositions in a batch.
 POOLED_NOISE, COMPOSED = (0.15, 0.05), 0.1
@@ -254,7 +254,7 @@ def main() -> None:
         rng = np.random.default_rng((0, n))
         index = order.of_pass(number)[k * options.batch : (k + 1) * options.batch]
         batches = []
-        for length in (SHORT, LENGTH):
+        for length in (SHORT, MIDDLE):
             rows = [captions.draw(i, length == SHORT, rng) for i in index]
             noise = NOISE * rng.standard_normal((len(rows), length, table.dim), np.float32)
             batches.append(padded(table, rows, length, noise))
