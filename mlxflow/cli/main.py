@@ -28,6 +28,7 @@ COMMANDS = {
     "distill": "Make of a trained model one that draws in one to four steps.",
     "data": "Make the folder of emoji, or look at a folder.",
     "eval": "How well does a model draw what it is asked for? Numbers and a page of pictures.",
+    "weights": "Weights by name: list them, add your own, remove them.",
     "convert": "Weights to and from PyTorch, to float16 or 8 bits, or to a function for C++ and Swift.",
     "info": "Versions, device, speed; or what a weights file holds.",
     "floor": "The least loss that any network can reach on a folder of pictures.",

@@ -48,6 +48,7 @@ class TrainConfig:
     shift: int = option(1, "largest random shift, in pixels")
     scale: float = option(0.0, "largest random change of size, as a fraction")
     flip: float = option(0.0, "chance of a horizontal flip, where the caption allows it")
+    rehearsal: float = option(0.0, "share of each batch that is the embedded emoji, so that fine-tuning does not forget")
     compose: float = option(0.0, "share of pictures that are compositions of two (data/compose.py)")
     # optimisation
     optimizer: str = option("adamw", "adamw or muon")
@@ -87,7 +88,7 @@ class TrainConfig:
                      "commitment", "guidance"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        for name in ("drop", "flip", "name_share", "compose", "ema"):
+        for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MlxflowError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if not 0 <= self.scale < 0.5:

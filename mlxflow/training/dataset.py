@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from mlxflow.data.folder import Record, read_folder
 from mlxflow.data.images import load_all, premultiply, unpremultiply
 from mlxflow.data.labelled import Labelled, batches, open_labelled, to_rgba, to_unit
+from mlxflow.data.rehearsal import mixed
 from mlxflow.data.stream import StreamConfig, groups_of, stream
 from mlxflow.data.words import WordTable
 from mlxflow.errors import MlxflowError
@@ -50,7 +52,8 @@ class Dataset(Protocol):
 class TextDataset:
     """Pictures with captions, whose inputs are word vectors `[B, L, E]` and their mask `[B, L]`."""
 
-    def __init__(self, folder: Path, words_path: Path, *, shape: tuple[int, int, int], length: int):
+    def __init__(self, folder: Path, words_path: Path, *, shape: tuple[int, int, int], length: int,
+                 rehearsal: bool = False):
         read = read_folder(folder)
         self.train, val = read.split("train"), read.split("val")
         if not self.train:
@@ -70,6 +73,12 @@ class TextDataset:
         self.groups = len(groups)
         chosen = [groups[g][0] for g in np.random.default_rng(0).permutation(len(groups))[:_SEEN]]
         self.fixed["seen"] = self.fixed_set([self.train[i] for i in chosen], self.train_images[chosen])
+        self.rehearsed: list[Record] = []
+        if rehearsal:
+            from mlxflow.data.rehearsal import embedded_folder
+
+            self.rehearsed = read_folder(embedded_folder()).split("train")
+            self.rehearsed_images = load_all(self.rehearsed, shape[0])
 
     def inputs(self, captions) -> tuple[np.ndarray, np.ndarray]:
         encoded = [self.encode(caption) for caption in captions]
@@ -82,7 +91,13 @@ class TextDataset:
     def batches(self, config, rank, size, step):
         settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
                                 config.compose, rank, size)
-        return stream(self.train, self.train_images, self.encode, settings, step)
+        if not self.rehearsed:
+            return stream(self.train, self.train_images, self.encode, settings, step)
+        old = size * round(config.rehearsal * config.batch / size)
+        if not 0 < old < config.batch:
+            raise MlxflowError(f"A rehearsal of {config.rehearsal:g} leaves no room for both in batches of {config.batch}.")
+        return mixed(stream(self.train, self.train_images, self.encode, replace(settings, batch=config.batch - old), step),
+                     stream(self.rehearsed, self.rehearsed_images, self.encode, replace(settings, batch=old), step))
 
     def examples(self, config):
         count = len(config.prompts)

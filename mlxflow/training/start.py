@@ -13,6 +13,7 @@ from mlxflow.networks import build  # noqa: E402
 from mlxflow.training.config import TrainConfig, from_values, read_recipe  # noqa: E402
 from mlxflow.training.dataset import Dataset, TextDataset, open_labels  # noqa: E402
 from mlxflow.training.distillation import TEACHER, settled  # noqa: E402
+from mlxflow.training.finetune import continued  # noqa: E402
 from mlxflow.training.progress import Progress  # noqa: E402
 from mlxflow.training.state import checkpoints  # noqa: E402
 from mlxflow.training.trainer import Trainer, trim_log  # noqa: E402
@@ -40,13 +41,15 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
             raise MlxflowError(f"{run} is not empty and holds no run: choose another run folder.")
         if values.get("teacher") and init is not None:
             raise MlxflowError("A few-step model starts from its teacher: leave --init out.")
+        if init is not None and recipe is None:
+            values = continued(values, init, data)
         config = from_values(settled(values) if values.get("teacher") else values, source)
         if data is None:
             raise MlxflowError("Say which pictures to train on with --data FOLDER (`mlxflow data emoji emoji/` makes one).")
     teacher = None
     if config.teacher:
         teacher = run / TEACHER if resume else resolve(config.teacher)
-    dataset, model = open_data(config, data, run if resume else None, teacher)
+    dataset, model = open_data(config, data, run if resume else None, teacher or _words_source(init))
     config = config.replace(model=model)
     trainer = Trainer(config, run, dataset, init=teacher or init, teacher=teacher)
     if first:
@@ -66,6 +69,17 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
         return trainer.run()
 
 
+def _words_source(init: Path | None) -> Path | None:
+    """The weights file that a run starts from, if it is of a whole model that has a word table of its own."""
+    if init is None:
+        return None
+    file = resolve(init)
+    try:
+        return file if "words" in read_config(file) else None
+    except MlxflowError:
+        return None  # a part of a model, without a config
+
+
 def open_data(config: TrainConfig, folder: Path, run: Path | None, teacher: Path | None) -> tuple[Dataset, dict]:
     """The dataset for the config's kind of model, and the model's config with what the data settle.
 
@@ -81,7 +95,8 @@ def open_data(config: TrainConfig, folder: Path, run: Path | None, teacher: Path
         words = (run or paths.weights_dir() / "emoji") / WORDS
         if teacher:
             words = find_words(teacher, read_config(teacher))
-        dataset = TextDataset(folder, words, shape=network.shape, length=network.config.text.length)
+        dataset = TextDataset(folder, words, shape=network.shape, length=network.config.text.length,
+                              rehearsal=config.rehearsal > 0)
         return dataset, model | {"text": {"word_dim": dataset.words.dim} | model.get("text", {})}
     if config.scale:
         raise MlxflowError("scale is for pictures with captions: set it to 0 for classes.")
