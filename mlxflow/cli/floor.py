@@ -27,6 +27,8 @@ def floor(
 
     A run's loss minus this floor is what a better network could still gain. "Pictures left" says among how
     many pictures of the folder a noisy one could still end.
+
+    Example: mlxflow floor emoji/
     """
     from rich.console import Console
     from rich.table import Table

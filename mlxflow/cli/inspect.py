@@ -23,6 +23,8 @@ def inspect(
 
     Each input is swapped between pictures and the output's relative change is measured: about 0 is blind.
     Exits with 1 if the model is blind to any of them.
+
+    Example: mlxflow inspect runs/emoji
     """
     from mlxflow.evaluation.inspect import inspect_weights
 
