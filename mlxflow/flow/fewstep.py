@@ -12,10 +12,11 @@ Steps are 1, 1/2, ... 1/FINEST and start at multiples of themselves, so that one
 numbers take jumps of two lengths (`jump_grid`). The halves of the finest step are the field's own (h = 0).
 
 MeanFlow (Geng et al. 2025, eq. 6) learns the same u from its derivative along the trajectory, u = v + h du/dt, by a
-Jacobian-vector product. On two-dimensional data, from one trained field and after as many steps, shortcuts end nearer
-to the field's own pictures in one jump, by factors and at costs that benchmarks/fewstep.py measures and README.md
-states; and they need no product that MLX lacks (it has none of a convolution) and no derivative by t, which is
-large and rough where a network sees t through sinusoids of 1000 t.
+Jacobian-vector product. benchmarks/fewstep.py has both, from one trained field of two-dimensional data and for as many
+steps: in one jump shortcuts end 0.014 to 0.020 from the field's own ends (RMS; the data spans -1 to 1), MeanFlow 0.23
+to 0.44; in four 0.011 to 0.014 against 0.045 to 0.057; and a step of MeanFlow takes 1.25 to 1.4 times the processor
+time. Its derivative by t is large and rough where a network sees t through sinusoids of 1000 t (with 30 t it was no
+better), and MLX has no such product of a convolution.
 """
 
 import math

@@ -26,9 +26,12 @@ KINDS = ("data", "velocity", "noise", "score")
 def over(t, x: mx.array) -> mx.array:
     """A time as an array that broadcasts over x: a float, [1] or [B] becomes [1 or B, 1, 1, ...].
 
-    A float takes the type of x, so that float64 states keep their accuracy.
+    A float takes the type of x, so that float64 states keep their accuracy. Raises MlxflowError for a float outside
+    [0, 1] or a shape that does not fit; the values of an array are not looked at, since a compiled function has none.
     """
     if not isinstance(t, mx.array):
+        if not 0 <= t <= 1:
+            raise MlxflowError(f"The time must be between 0 and 1, not {t}.")
         return mx.array(t, dtype=x.dtype if x.dtype == mx.float64 else mx.float32)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
         raise MlxflowError(

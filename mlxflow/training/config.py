@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxflow.errors import MlxflowError
+from mlxflow.flow.couplings import NAMES as COUPLINGS
 from mlxflow.flow.paths import path_by_name
 from mlxflow.flow.times import TIMES
 
@@ -37,6 +38,8 @@ class TrainConfig:
     times_std: float = option(1.0, "standard deviation of the logit-normal")
     kl_weight: float = option(1e-3, "weight of a KL-VAE's KL, against the squared error of all numbers together")
     commitment: float = option(0.25, "weight of a VQ-VAE's commitment to its codes")
+    coupling: str = option("independent", "which noise goes with which picture of a batch: independent or, without "
+                           "words and classes, ot")
     contrast: float = option(0.0, "weight of the contrastive flow-matching term")
     drop: float = option(0.1, "share of prompts or labels dropped, for guidance")
     teacher: str = option("", "weights of a trained model that this one learns to equal in few steps; a run folder will do")
@@ -94,7 +97,8 @@ class TrainConfig:
         if not 0 <= self.scale < 0.5:
             raise MlxflowError(f"scale must be at least 0 and below 0.5, not {self.scale}.")
         choices = {"optimizer": ("adamw", "muon"), "schedule": ("constant", "cosine"),
-                   "prediction": ("data", "velocity", "noise"), "precision": ("float32", "bfloat16", "auto")}
+                   "prediction": ("data", "velocity", "noise"), "precision": ("float32", "bfloat16", "auto"),
+                   "coupling": COUPLINGS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise MlxflowError(f"{name} must be {' or '.join(allowed)}, not '{getattr(self, name)}'.")

@@ -98,9 +98,7 @@ class FewStep:
             raise MlxflowError(f"The teacher's classes are {teacher.config.get('classes')}, those of the pictures are "
                                f"{data.stamp.get('classes')}: give the pictures that it was trained on.")
         self.config, self.network, self.data, self.rank, self.teacher = config, network, data, rank, teacher
-        shared = {"path": config.path, "prediction": config.prediction, "floor": config.floor}
-        if config.sigma_min:
-            shared["sigma_min"] = config.sigma_min
+        shared = config.process()
         self.process = shared | {"few_step": {"guidance": config.guidance}}
         self.path = path_of(shared)
         self.draws = make_draws(config, rank, size, config.batch // size, data.shape)

@@ -14,7 +14,9 @@ import numpy as np  # noqa: E402
 from mlx.utils import tree_unflatten  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from mlxflow.errors import MlxflowError  # noqa: E402
 from mlxflow.flow import times  # noqa: E402
+from mlxflow.flow.couplings import couple  # noqa: E402
 from mlxflow.flow.losses import by_time_bin, flow_matching  # noqa: E402
 from mlxflow.training.config import TrainConfig  # noqa: E402
 from mlxflow.training.samples import sample_sheet  # noqa: E402
@@ -92,6 +94,9 @@ class FlowMatching:
 
     def __init__(self, config: TrainConfig, network: nn.Module, data, rank: int, size: int):
         self.config, self.network, self.data, self.rank = config, network, data, rank
+        if config.coupling != "independent" and len(next(iter(data.fixed.values()))) > 1:
+            raise MlxflowError(f"The coupling '{config.coupling}' is for pictures without words and classes: with them it "
+                               "skews the noise that each sees. Set coupling to independent.")
         self.process = config.process()
         self.path = path_of(self.process)
         self.draws = make_draws(config, rank, size, config.batch // size, data.shape)
@@ -101,7 +106,8 @@ class FlowMatching:
         images, *inputs = batch
         t, x0, keep = self.draws(key_for(self.config.seed, _SHARED, step),
                                  key_for(self.config.seed, _OWN, step, self.rank))
-        return mx.array(images), x0, t, *self.network.dropped(tuple(map(mx.array, inputs)), keep)
+        x0, x1 = couple(self.config.coupling, x0, mx.array(images))
+        return x1, x0, t, *self.network.dropped(tuple(map(mx.array, inputs)), keep)
 
     def loss(self, weights, x1, x0, t, *inputs):
         config = self.config

@@ -63,6 +63,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(generate):
     assert a == b and len({a, c, d}) == 3
 
 
+def test_a_seed_of_0_is_a_seed(generate):
+    for out in ("a", "b"):
+        assert generate("cat", "--seed", 0, "-o", out) == (0, [f"{out}.png"], "")
+    with Image.open("a.png") as a, Image.open("b.png") as b:
+        assert a.tobytes() == b.tobytes() and json.loads(a.text["mlxflow"])["seed"] == 0
+
+
 def test_the_second_of_n_is_the_next_seed_alone(generate):
     generate("cat", "-n", 3, "--seed", 7)
     generate("cat", "--seed", 8, "-o", "alone.png")

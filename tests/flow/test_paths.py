@@ -128,6 +128,9 @@ def test_bad_input_gets_a_sentence():
     x0, x1 = pair((3, 2), 7)
     with pytest.raises(MlxflowError, match="shape"):
         CondOT().sample(x0, x1, mx.array([0.1, 0.2]))
+    for t in (-0.1, 1.1, float("nan")):
+        with pytest.raises(MlxflowError, match="between 0 and 1"):
+            CondOT().sample(x0, x1, t)
     with pytest.raises(MlxflowError, match="condot, vp, cosine, ve"):
         path_by_name("straight")
     with pytest.raises(MlxflowError, match="sigma_min"):

@@ -109,6 +109,18 @@ def test_pictures_without_classes_train_without_them(tmp_path):
     assert weights.read_config(weights.resolve(tmp_path / "run2"))["model"]["classes"] == 0
 
 
+def test_optimal_pairs_are_closer_and_refused_with_classes(data, tmp_path):
+    plain = tiny.unlabelled(tmp_path / "plain")
+    lengths = {}
+    for coupling in ("independent", "ot"):
+        made, _, (x1, x0, t) = objective(plain, coupling=coupling, model=tiny.DIT | {"classes": 0})
+        lengths[coupling] = mx.square(x1 - x0).sum().item(), sorted(x0.sum((1, 2, 3)).tolist())
+    assert lengths["ot"][0] < lengths["independent"][0] and lengths["ot"][1] == lengths["independent"][1]
+    with pytest.raises(MlxflowError, match="without words and classes"):
+        start(tmp_path / "run", data=data, flags=tiny.SETTINGS | {"model": tiny.DIT, "coupling": "ot", "steps": 1})
+    assert not (tmp_path / "run").exists()
+
+
 def test_latents_are_encoded_once_scaled_and_decoded_by_the_runs_own_autoencoder(data, autoencoder, tmp_path,
                                                                                   monkeypatch):
     from mlxflow import paths

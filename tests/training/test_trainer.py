@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mlxflow.errors import MlxflowError
 from mlxflow.runtime import mx
 from mlxflow.training.start import start
 from mlxflow.training.state import checkpoints
+from mlxflow.weights import load
 from tests.training.tiny import SETTINGS, pictures
 
 
@@ -147,6 +149,9 @@ def test_training_lowers_the_validation_loss_and_the_average_follows(data, tmp_p
     assert validations[-1]["val"]["loss"] < 0.8 * validations[0]["val"]["loss"]
     final = arrays_of(checkpoints(run)[-1])
     assert any(np.abs(final[f"ema/{n[6:]}"] - a).max() > 1e-4 for n, a in final.items() if n.startswith("model/"))
+    # Peers track an average and then ship the raw weights: a run is loaded by its average.
+    for name, array in tree_flatten(load(run).network.parameters()):
+        np.testing.assert_array_equal(array, final[f"ema/{name}"], err_msg=name)
 
 
 def test_validation_is_the_same_whatever_the_run_does(data, tmp_path):
