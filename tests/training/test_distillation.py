@@ -33,6 +33,14 @@ def teacher(data, tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def uncompiled():
+    """A few steps do not repay the compiler; the long run and the resumed one are compiled."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
 def arrays_of(run, stem=""):
     return {f"{file.stem}/{name}": np.array(array) for file in checkpoints(run)[-1].glob(f"{stem}*.safetensors")
             for name, array in mx.load(str(file)).items()}
@@ -120,7 +128,7 @@ def test_a_resumed_distillation_is_the_uninterrupted_one_without_the_teachers_ru
     assert line["field"] > 0 and len(line["jumps"]) == 6
 
 
-def test_micro_batches_equal_the_big_batch(data, teacher, tmp_path):
+def test_micro_batches_equal_the_big_batch(data, teacher, tmp_path, uncompiled):
     for parts in (1, 4):
         start(tmp_path / str(parts), data=data, flags=FLAGS | {"teacher": str(teacher), "accumulate": parts, "steps": 1})
     whole, cut = arrays_of(tmp_path / "1", "optimizer"), arrays_of(tmp_path / "4", "optimizer")
@@ -140,7 +148,7 @@ def test_the_teachers_recipe_is_handed_on_and_what_it_settles_stays(teacher, tmp
     assert "flip" not in config and (config["shift"], config["learning_rate"]) == (0, 3e-4)
 
 
-def test_the_target_is_the_guided_field(data, teacher, tmp_path):
+def test_the_target_is_the_guided_field(data, teacher, tmp_path, uncompiled):
     from mlxflow.training.config import from_values
     from mlxflow.training.dataset import open_labels
 
@@ -156,7 +164,7 @@ def test_the_target_is_the_guided_field(data, teacher, tmp_path):
     np.testing.assert_allclose(v, guided(x[::2], t[::2]), atol=1e-4)
 
 
-def test_words_too(tmp_path):
+def test_words_too(tmp_path, uncompiled):
     from mlxflow.sampling.pipeline import Pipeline, requests_for, settings_for
 
     data = tiny.pictures(tmp_path / "pictures")
@@ -202,7 +210,7 @@ def test_teachers_that_cannot_be_are_sentences(tmp_path, model, process, says):
         settled({"teacher": file})
 
 
-def test_the_pictures_must_be_of_the_teachers_classes(teacher, tmp_path):
+def test_the_pictures_must_be_of_the_teachers_classes(teacher, tmp_path, uncompiled):
     other = tiny_classes.classes(tmp_path / "other")
     (other / "red").rename(other / "orange")
     with pytest.raises(MlxflowError, match="classes are .*red.* those of the pictures are .*orange"):
@@ -211,7 +219,7 @@ def test_the_pictures_must_be_of_the_teachers_classes(teacher, tmp_path):
         start(tmp_path / "run", data=other, flags={"teacher": str(teacher)}, init=teacher)
 
 
-def test_what_is_told_nothing_is_distilled_without_guidance(tmp_path):
+def test_what_is_told_nothing_is_distilled_without_guidance(tmp_path, uncompiled):
     data = tiny_classes.unlabelled(tmp_path / "plain")
     free = save(tmp_path / "free", {"format": 1, "model": tiny_classes.DIT | {"classes": 0},
                                     "process": {"path": "cosine", "prediction": "velocity", "floor": 0.05}})
