@@ -1,6 +1,8 @@
 """Two-dimensional data: the same network trained along straight and along diffusion paths, and what sets them apart."""
 
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +19,22 @@ PATHS = {"condot": "CondOT", "vp": "diffusion"}
 # The diffusion path's velocity has no bound at t = 1: the paper ends just before it, too (appendix C).
 END = {"condot": 1.0, "vp": 1 - 1e-4}
 NFE = (2, 4, 8, 16, 32)
-SHOWN = (4, 8, 16)
-TOLERANCE = 1e-5
+SHOWN = ("4", "8", "16", "dopri5")
 BATCH, SHOWN_POINTS, LINES = 256, 1500, 60
+
+
+class Options(NamedTuple):
+    """Training steps of a field; points drawn, and judged by their likelihood; the grid of a density; dopri5's
+    tolerances."""
+
+    steps: int = 800
+    points: int = 1500
+    judged: int = 400
+    cells: int = 44
+    tolerance: float = 1e-5
+
+
+QUICK = Options(20, 100, 20, 6, 1e-2)
 
 
 class Flow:
@@ -74,41 +89,50 @@ def bend(states: np.ndarray) -> float:
     return float((length / np.maximum(np.linalg.norm(states[-1] - states[0], axis=1), 1e-6)).mean())
 
 
-def report(steps: int, cells: int, judged: int) -> tuple[dict, dict]:
+def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, np.ndarray]:
+    """A field trained, and all that the report says and shows of it; kept in `folder`, so that it is done once."""
+    kept = folder / f"toy-{data}-{path}-{'-'.join(map(str, options))}.npz"
+    if kept.exists():
+        return dict(np.load(kept))
+    begun = time.process_time()
+    flow = Flow(data, path, options.steps)
+    adaptive = {"solver": "dopri5", "rtol": options.tolerance, "atol": options.tolerance}
+    found = {"ways": flow.states(options.points // 10)}
+    for nfe in NFE:
+        found[f"made {nfe}"] = flow.ends(options.points, "midpoint", nfe // 2)[0]
+    found["made dopri5"], found["calls"] = flow.ends(options.points, **adaptive)
+    found["density"] = flow.log_density(draw.lattice(options.cells))[0]
+    fresh = SAMPLERS[data](np.random.default_rng(7), options.judged)
+    found["log p"], found["likelihood calls"] = flow.log_density(fresh, times=(flow.end, 0.0), **adaptive)
+    found["truth"] = LOG_DENSITIES[data](fresh)
+    partial = kept.with_name(f".{kept.name}")
+    np.savez(partial, **found)
+    partial.rename(kept)
+    print(f"{data}, {PATHS[path]}: {time.process_time() - begun:.0f} s of processor time", flush=True)
+    return dict(np.load(kept))
+
+
+def report(options: Options, folder: Path) -> tuple[dict, dict]:
     """Figures by file name, and the numbers {data: {path: {...}}}."""
-    flows, numbers = {}, {}
-    for data in SAMPLERS:
-        for path in PATHS:
-            begun = time.process_time()
-            flows[data, path] = Flow(data, path, steps)
-            print(f"{data}, {PATHS[path]}: trained in {time.process_time() - begun:.0f} s", flush=True)
-    ways = {key: flow.states(300) for key, flow in flows.items()}
+    found = {(data, path): measured(data, path, options, folder) for data in SAMPLERS for path in PATHS}
     figures = {"trajectories.png": draw.framed(
-        [(PATHS[path], [draw.trajectories(ways[data, path][:, :LINES]) for data in SAMPLERS]) for path in PATHS], list(SAMPLERS))}
-
-    rows = []
-    fresh = {data: SAMPLERS[data](np.random.default_rng(6), judged) for data in SAMPLERS}
-    for (data, path), flow in flows.items():
-        made = {nfe: flow.ends(judged, "midpoint", nfe // 2)[0] for nfe in NFE}
-        adaptive, calls = flow.ends(judged, "dopri5", rtol=TOLERANCE, atol=TOLERANCE)
-        rows.append((f"{data}\n{PATHS[path]}", [draw.cloud(made[n][:SHOWN_POINTS]) for n in SHOWN]
-                     + [draw.cloud(adaptive[:SHOWN_POINTS])]))
+        [(PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in SAMPLERS]) for path in PATHS],
+        list(SAMPLERS))}
+    numbers, rows = {}, []
+    kinds = [*map(str, NFE), "dopri5"]
+    for (data, path), one in found.items():
+        fresh = SAMPLERS[data](np.random.default_rng(6), options.points)
+        rows.append((f"{data}\n{PATHS[path]}", [draw.cloud(one[f"made {kind}"][:SHOWN_POINTS]) for kind in SHOWN]))
         numbers.setdefault(data, {})[path] = {
-            "bend": bend(ways[data, path]), "dopri5 calls": calls,
-            "distance": {n: energy_distance(made[n], fresh[data]) for n in NFE}
-            | {"dopri5": energy_distance(adaptive, fresh[data])}}
-    figures["samples.png"] = draw.framed(rows, [f"{n} calls" for n in SHOWN] + ["dopri5"])
-
-    lattice, rows = draw.lattice(cells), []
+            "bend": bend(one["ways"]), "calls": int(one["calls"]), "likelihood calls": int(one["likelihood calls"]),
+            "log p": float(one["log p"].mean()), "truth": float(one["truth"].mean()),
+            "distance": {kind: energy_distance(one[f"made {kind}"], fresh) for kind in kinds}}
+    figures["samples.png"] = draw.framed(rows, [f"{n} calls" if n != "dopri5" else n for n in SHOWN])
+    rows = []
     for data in SAMPLERS:
-        truth = LOG_DENSITIES[data](lattice)
+        truth = LOG_DENSITIES[data](draw.lattice(options.cells))
+        panels = [truth] + [found[data, path]["density"] for path in PATHS]
         most = float(np.exp(truth.max()))
-        panels = [truth] + [flows[data, path].log_density(lattice)[0] for path in PATHS]
-        rows.append((data, [draw.heat(p.reshape(cells, cells), most) for p in panels]))
-        for path in PATHS:
-            found, calls = flows[data, path].log_density(fresh[data][:1000], "dopri5", (END[path], 0.0), rtol=TOLERANCE,
-                                                         atol=TOLERANCE)
-            numbers[data][path] |= {"log p": float(found.mean()), "truth": float(LOG_DENSITIES[data](fresh[data][:1000]).mean()),
-                                    "likelihood calls": calls}
+        rows.append((data, [draw.heat(p.reshape(options.cells, options.cells), most) for p in panels]))
     figures["density.png"] = draw.framed(rows, ["truth", *PATHS.values()])
     return figures, numbers
