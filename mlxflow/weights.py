@@ -158,7 +158,8 @@ def read_arrays(file: Path) -> dict[str, mx.array]:
         arrays = mx.load(str(file))
         mx.eval(arrays)
     except (RuntimeError, ValueError, OSError) as error:
-        raise MlxflowError(f"{file} cannot be read as weights: {error}") from None
+        reason = str(error).removeprefix("[load_safetensors] ")
+        raise MlxflowError(f"{file} cannot be read as weights: {reason}") from None
     return arrays
 
 

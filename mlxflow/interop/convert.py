@@ -71,13 +71,14 @@ def read(path: str | Path, config: Path | None = None, like: str | Path | None =
         if config is not None or like is not None:
             raise MlxflowError(f"{path} has a config of its own: leave --config and --like out.")
         return _read_diffusers(path)
-    if path.is_file() and (path.suffix.lower() in checkpoint.PICKLES or _is_foreign(path)):
-        return _read_torch(path, config, like)
-    if path.is_file() and path.suffix.lower() != SAFETENSORS:
-        raise MlxflowError(f"{path} is none of {', '.join(checkpoint.PICKLES)} or {SAFETENSORS}.")
+    file = weights.resolve(path)
+    if file.suffix.lower() not in (*checkpoint.PICKLES, SAFETENSORS):
+        raise MlxflowError(f"{file} is none of {', '.join(checkpoint.PICKLES)} or {SAFETENSORS}.")
+    if file.suffix.lower() in checkpoint.PICKLES or _is_foreign(file):
+        return _read_torch(file, config, like)
     if config is not None or like is not None:
         raise MlxflowError(f"{path} has a config of its own: leave --config and --like out.")
-    return _read_mlx(path)
+    return _read_mlx(file)
 
 
 def _is_diffusers(path: Path) -> bool:
@@ -101,13 +102,12 @@ def _read_diffusers(path: Path) -> Source:
 
 def _is_foreign(file: Path) -> bool:
     """Whether a .safetensors file was written by something else than MLX."""
-    return file.suffix.lower() == SAFETENSORS and weights.read_metadata(file).get("format") != "mlx"
+    return weights.read_metadata(file).get("format") != "mlx"
 
 
-def _read_mlx(path: Path) -> Source:
+def _read_mlx(file: Path) -> Source:
     from mlxflow.networks.quantise import dequantised
 
-    file = weights.resolve(path)
     config = weights.read_config(file)
     network = weights.build_from(config, file)
     arrays = weights.read_arrays(file)
@@ -245,7 +245,7 @@ def typed(source: Source, dtype: str | None) -> Source:
 
 def write_weights(source: Source, target: Path, *, quantise: int | None = None, force: bool = False) -> Path:
     """A weights folder; quantise to 8 or 4 bits. Returns its model file."""
-    if target.suffix:
+    if target.suffix.lower() in (*checkpoint.PICKLES, SAFETENSORS, ".mlxfn", ".onnx", ".gguf"):
         raise MlxflowError(f"{target} names a file: weights are a folder (for a PyTorch file add --to torch).")
     weights.refuse_existing(target / weights.MODEL, target, "weights", force)
     model = source.model(quantise)

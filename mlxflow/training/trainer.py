@@ -209,7 +209,7 @@ class Trainer:
 
     def log(self, line: dict) -> None:
         if self.rank == 0:
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
+            with self.writing(self.folder / "log.jsonl") as file, open(file, "a", encoding="utf-8") as f:
                 f.write(json.dumps(line) + "\n")
             if self.progress:
                 self.progress.report(line)
@@ -224,9 +224,20 @@ class Trainer:
                   **self.objective.validate(self.with_average())})
 
     def sample(self) -> None:
-        target = self.folder / "samples" / f"step-{self.state.step:08d}.png"
-        target.parent.mkdir(exist_ok=True)
-        self.objective.sheet(self.with_average()).save(target)
+        sheet = self.objective.sheet(self.with_average())
+        with self.writing(self.folder / "samples" / f"step-{self.state.step:08d}.png") as target:
+            target.parent.mkdir(exist_ok=True)
+            sheet.save(target)
+
+    @contextmanager
+    def writing(self, file: Path):
+        """A file that cannot be written (a full disk) ends the run with what is still good."""
+        try:
+            yield file
+        except OSError as error:
+            good = checkpoints(self.folder)
+            last = f"the last checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+            raise MlxflowError(f"{file} could not be written: {error.strerror or error}; {last}.") from None
 
     def checkpoint(self, report: "Report") -> Path:
         state = self.state

@@ -306,7 +306,19 @@ def test_nothing_half_written_appears(tmp_path, monkeypatch, target, exists, fai
     assert snapshot(tmp_path) == before and (tmp_path / target).exists() == exists
 
 
+def test_a_run_gives_its_average_and_a_folder_of_torchs_is_known(tmp_path):
+    step = tmp_path / "run" / "checkpoints" / "step-00000010"
+    folder = folder_of(tmp_path / "ours")
+    step.mkdir(parents=True)
+    shutil.copy(folder / "model.safetensors", step / "ema.safetensors")
+    source = convert.read(tmp_path / "run")
+    assert source.note == "the averaged weights of a run"
+    convert.write_torch(source, tmp_path / "theirs" / "model.safetensors")
+    assert equal(convert.read(tmp_path / "theirs").arrays, source.arrays)
+
+
 def test_names_of_targets(tmp_path):
+    assert convert.write_weights(convert.read(folder_of(tmp_path / "0.5")), tmp_path / "v1.5").is_file()
     source = convert.read(folder_of(tmp_path / "ours"))
     refused("called .pt, .pth or .safetensors, not a.bin", convert.write_torch, source, tmp_path / "a.bin")
     refused("names a file: weights are a folder", convert.write_weights, source, tmp_path / "a.pt")

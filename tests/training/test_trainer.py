@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from PIL import Image
 
 from mlxflow.errors import MlxflowError
 from mlxflow.runtime import mx
@@ -191,6 +192,25 @@ except MlxflowError as error:
     done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True)
     assert "step-00000003 is still valid" in done.stdout, done.stderr
     assert [c.name for c in checkpoints(run)] == ["step-00000003"]
+    start(run, data=None, flags={"steps": 6}, resume=True)
+    assert checkpoints(run)[-1].name == "step-00000006"
+
+
+@pytest.mark.parametrize("full", ["log.jsonl", "samples"])
+def test_a_disk_that_is_full_for_the_log_or_samples_ends_the_run_with_a_sentence(data, tmp_path, monkeypatch, full):
+    run = tmp_path / "run"
+    start(run, data=data, flags=SETTINGS | {"steps": 3})
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    if full == "samples":
+        monkeypatch.setattr(Image.Image, "save", no_space)
+    else:
+        monkeypatch.setattr("mlxflow.training.trainer.open", no_space, raising=False)
+    with pytest.raises(MlxflowError, match=f"{full}.*No space left on device; the last checkpoint is .*step-00000003"):
+        start(run, data=None, flags={"steps": 6, "sample_every": 5, "checkpoint_every": 100}, resume=True)
+    monkeypatch.undo()
     start(run, data=None, flags={"steps": 6}, resume=True)
     assert checkpoints(run)[-1].name == "step-00000006"
 
