@@ -12,25 +12,41 @@ from mlxflow.cli.options import DeviceOption, WeightsOption
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+SERVER = "Server"
+
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen at; one that others can reach gets a token.")
+        str,
+        typer.Option(
+            help="Address to listen at; one that others can reach gets a token.", rich_help_panel=SERVER
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 is any free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(help="Port to listen at; 0 is any free one.", min=0, max=65535, rich_help_panel=SERVER),
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="MLXFLOW_TOKEN",
             show_default=False,
+            rich_help_panel=SERVER,
             help="What every request must carry. [default: none at 127.0.0.1, else a random one, printed]",
         ),
     ] = None,
     queue: Annotated[
         int,
-        typer.Option(help="Requests that wait or are being drawn; more get the answer 429.", min=1, max=1000),
+        typer.Option(
+            help="Requests that wait or are being drawn; more get the answer 429.",
+            min=1,
+            max=1000,
+            rich_help_panel=SERVER,
+        ),
     ] = 16,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=SERVER)
+    ] = False,
     weights: WeightsOption = None,
     device: DeviceOption = None,
 ) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shutil
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -194,6 +195,20 @@ def test_download_of_svg_and_another_size(page):
     with page.expect_download() as download:
         page.locator("[data-save=png]").click()
     assert Image.open(download.value.path()).size == (512, 512)
+
+
+def test_without_vtracer_there_is_no_svg_and_the_button_says_why(open_page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vtracer", None)
+    with serving(lambda: SlowPipeline(free=True)) as server:
+        page = open_page(f"{server.address}/")
+        write(page, "cat")
+        all_fine(page)
+        expect(page.locator("[data-save=png]")).to_be_enabled()
+        expect(page.locator("[data-save=svg]")).to_be_disabled()
+        expect(page.locator("[data-save=svg]")).to_have_attribute("title", re.compile(r"mlxflow\[svg\]"))
+        answer = server.get("/api/picture?prompt=cat&kind=svg")
+        assert answer.status == 400 and "mlxflow[svg]" in answer.error["message"]
+        page.context.close()
 
 
 def test_copying_puts_the_picture_on_the_clipboard(open_page, served, pipeline):

@@ -50,7 +50,7 @@ function update() {
     },
     done() {
       candidates.rest();
-      say(first.draft ? `First look after ${seconds(first.draft, 2)}, all done after ${seconds(performance.now() - begun, 1)}` : "");
+      say(first.draft ? `First look after ${seconds(first.draft, 2)}, all done after ${seconds(performance.now() - begun, 1)}` : "From memory");
       $("spoken").textContent = `Four pictures of ${now.prompt}`;
     },
     waiting: (sentence) => say(sentence, true),
