@@ -164,6 +164,25 @@ def test_the_draft_is_there_before_the_rest_and_a_keystroke_ends_what_it_replace
         page.context.close()
 
 
+def test_keys_that_come_quicker_than_drafts_let_one_of_them_be_seen(open_page):
+    slow = SlowPipeline()
+    with serving(lambda: slow) as server:
+        page = open_page(f"{server.address}/")
+        page.keyboard.type("a")
+        until(slow.waiting.is_set, "the first draft")
+        page.keyboard.type("bc")
+        assert len(server.worker._jobs) == 1, "the newest words wait for the draft"
+        slow.allow(STEPS)
+        expect(page.locator(".tile[data-stage=draft]")).to_have_count(1)
+        until(lambda: len(server.worker._jobs) == 2, "the newest words")
+        slow.free = True
+        slow.allow(1000)
+        all_fine(page)
+        assert server.worker.counts["cancelled"] == 1 and server.worker.counts["done"] == 1
+        expect(page.locator("#history li span")).to_have_text(["abc"])
+        page.context.close()
+
+
 @pytest.mark.parametrize(
     "kind, size, form", [("png", 256, "PNG"), ("webp", 256, "WEBP"), ("slack", 128, "PNG")]
 )

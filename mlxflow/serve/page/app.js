@@ -11,6 +11,10 @@ const sliders = [$("guidance"), $("steps")];
 const IDEAS = ["smiling cat", "red heart", "robot", "slice of pizza", "blue fish", "snowman", "rocket"];
 const about = fetch("/api/about").then((answer) => answer.json());
 let drawn = null;
+// Keys that come quicker than drafts would end each of them before it is seen. So one that is on its way may end, and
+// the newest words wait for it, when nothing new was shown for so many milliseconds.
+const PATIENCE = 300;
+let underway = false, held = false, shownAt = 0;
 
 const locked = () => lock.getAttribute("aria-pressed") === "true";
 const words = () => prompt.value.trim();
@@ -29,10 +33,16 @@ function picture() {
 function update() {
   const now = asked(), key = JSON.stringify(now);
   if (key === drawn) return;
+  if (now.prompt && underway && performance.now() - shownAt > PATIENCE) {
+    held = true;
+    return describe();
+  }
+  held = false;
   if (!now.prompt && !locked()) seed.value = anySeed();
   drawn = now.prompt ? key : null;
   describe();
   candidates.begin(now.prompt);
+  underway = Boolean(now.prompt);
   if (!now.prompt) {
     stop();
     say("");
@@ -44,21 +54,33 @@ function update() {
     picture(event) {
       candidates.show(event);
       if (event.t < 1) return;
-      first[event.stage] ??= performance.now() - begun;
+      shownAt = performance.now();
+      first[event.stage] ??= shownAt - begun;
       if (event.stage === "draft" && event.picture === 0) say(`First look after ${seconds(first.draft, 2)}. Refining\u2026`);
       if (event.stage === "final" && event.picture === 0) past.keep({ ...now, choice: 1, png: event.png });
+      seen();
     },
     done() {
       candidates.rest();
       say(first.draft ? `First look after ${seconds(first.draft, 2)}, all done after ${seconds(performance.now() - begun, 1)}` : "From memory");
       $("spoken").textContent = `Four pictures of ${now.prompt}`;
     },
-    waiting: (sentence) => say(sentence, true),
+    waiting(sentence) {
+      say(sentence, true);
+      seen();
+    },
     problem(sentence) {
       candidates.rest();
       say(sentence, true);
+      seen();
     },
   });
+}
+
+/** The draft has come, or will not come soon: the newest words need not wait. */
+function seen() {
+  underway = false;
+  if (held) update();
 }
 
 function others() {
