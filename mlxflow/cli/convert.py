@@ -66,7 +66,8 @@ def convert(
         written = export(converted.model(bits), target, force)
     else:
         written = conversion.write_weights(converted, target, quantise=bits, force=force)
-    print(f"{found.file}: {_megabytes(found.file.stat().st_size)}\n{written}: {_megabytes(written.stat().st_size)}", flush=True)
+    for file in (found.file, written):
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB", flush=True)
     if bits:
         _cost(found, converted, bits, data, limit)
     print(target)
@@ -92,15 +93,12 @@ def _cost(found, converted, bits: int, data: Path | None, limit: int) -> None:
             _note("add --data FOLDER to see what it costs in loss.")
             return
         with progress() as (report, _):
-            rows = [cost.measures(model, data, limit, Path(work) / name, lambda what, done, n=name: report(f"{n}: {what}", done))
+            rows = [cost.measures(model, data, limit, Path(work) / name,
+                                  lambda what, done, name=name: report(f"{name}: {what}", done))
                     for name, model in (("before", found.model()), ("after", after))]
     print(f"{'':28} {'before':>22} {'after':>22}")
     for name, before in rows[0].items():
         print(f"{name:28} {before:>22} {rows[1][name]:>22}", flush=True)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
 
 
 def _note(text: str) -> None:

@@ -60,7 +60,8 @@ def read_pickle(file: Path) -> Any:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked or "TorchScript" in str(error):
             what = f"{asked[1]}, which is code and is not run" if asked else "a TorchScript program, which is not run"
-            raise MlxflowError(f"{file} holds more than tensors ({what}): save the model's state_dict() alone.") from None
+            raise MlxflowError(f"{file} holds more than tensors ({what}): save the model's state_dict() alone.") \
+                from None
         if isinstance(error, OSError):
             raise MlxflowError(f"{file} cannot be read: {error.strerror or error}.") from None
         kind = "damaged, or no PyTorch checkpoint"
@@ -90,7 +91,7 @@ def config_in(tree: Any) -> dict | None:
             config = json.loads(config)
         except ValueError:
             return None
-    whole = isinstance(config, Mapping) and all(isinstance(config.get(part), Mapping) for part in ("model", "process"))
+    whole = isinstance(config, Mapping) and all(isinstance(config.get(p), Mapping) for p in ("model", "process"))
     return dict(config) if whole else None
 
 
@@ -189,7 +190,8 @@ def _is_array(value: Any) -> bool:
 
 
 def _has_arrays(node: Any) -> bool:
-    return _is_array(node) or isinstance(node, Mapping) and any(map(_has_arrays, node.values())) or bool(_list_of(node))
+    inside = isinstance(node, Mapping) and any(map(_has_arrays, node.values()))
+    return inside or _is_array(node) or bool(_list_of(node))
 
 
 def _size(array: Any) -> int:

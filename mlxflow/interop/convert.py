@@ -56,7 +56,8 @@ class Source:
             from mlxflow.networks.quantise import quantise as quantised
 
             config = config | {"quantization": {"bits": quantise, "group_size": GROUP_SIZE}}
-            if not any(name.endswith(".scales") for name, _ in tree_flatten(quantised(network, quantise).parameters())):
+            names = dict(tree_flatten(quantised(network, quantise).parameters()))
+            if not any(name.endswith(".scales") for name in names):
                 raise MlxflowError(f"{self.file} has no layer that MLX can quantise: use --dtype float16 instead.")
         network.eval()
         return weights.Model(network, config, self.words, self.file, self.autoencoder)
@@ -115,7 +116,8 @@ def _read_mlx(file: Path) -> Source:
     note = "the averaged weights of a run" if file.name.startswith("ema") else ""
     if "quantization" in config:
         network.update(tree_unflatten(list(arrays.items())))
-        arrays, note = dequantised(network), f"{config['quantization']['bits']}-bit weights, which stay as rounded as they are"
+        arrays = dequantised(network)
+        note = f"{config['quantization']['bits']}-bit weights, which stay as rounded as they are"
         config = {name: value for name, value in config.items() if name != "quantization"}
         network = weights.build_from(config, file)
     return Source(file, config, network, arrays, *_companions(file, config), note)
@@ -190,7 +192,8 @@ def read_config_file(file: Path) -> dict:
         network = build(training.model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise MlxflowError(f"The model of {file} describes no network: {error}.") from None
-    return {"format": 1, "model": describe(network), "process": training.process() if hasattr(network, "predict") else {}}
+    process = training.process() if hasattr(network, "predict") else {}
+    return {"format": 1, "model": describe(network), "process": process}
 
 
 def _with_words(config: dict, file: Path) -> dict:
@@ -279,7 +282,8 @@ def _save_pickle(file: Path, arrays: dict[str, np.ndarray], brains: set[str], co
     try:
         import torch
     except ImportError:
-        raise MlxflowError("Writing a .pt file needs PyTorch: pip install torch, or name the target .safetensors.") from None
+        raise MlxflowError("Writing a .pt file needs PyTorch: pip install torch, or name the target .safetensors.") \
+            from None
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     state = {name: tensor.to(torch.bfloat16) if name in brains else tensor for name, tensor in state.items()}
     with open(file, "wb") as f:

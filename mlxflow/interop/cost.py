@@ -44,7 +44,8 @@ def measures(model: weights.Model, data: Path, limit: int, work: Path,
              progress: Callable[[str, float], None] = lambda what, done: None) -> dict[str, str]:
     """What there is to say of a model on (at most `limit`) pictures of a data folder, by name.
 
-    work: a folder for drawn pictures. progress(what, share that is done). Raises MlxflowError for a limit below 1 or a folder that does not suit.
+    work: a folder for drawn pictures. progress(what, share that is done).
+    Raises MlxflowError for a limit below 1 or a folder that does not suit.
     """
     if limit < 1:
         raise MlxflowError(f"--limit must be 1 or more, not {limit}.")

@@ -114,7 +114,8 @@ def export(model: weights.Model, target: Path, force: bool = False) -> Path:
     partial = target.parent / f".partial-{os.getpid()}{SUFFIX}"
     with weights.writing(target, partial), plain_operations():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with mx.exporter(str(partial), lambda *args: by_count[len(args)](*args), metadata=json.dumps(about)) as exporter:
+        function = lambda *args: by_count[len(args)](*args)  # noqa: E731
+        with mx.exporter(str(partial), function, metadata=json.dumps(about)) as exporter:
             for _, example, _ in functions.values():
                 for batch in BATCHES:
                     exporter(*example(batch))

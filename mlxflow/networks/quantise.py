@@ -26,7 +26,8 @@ def quantise(network: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> nn.
     Raises ValueError for numbers that MLX has no kernel for.
     """
     if bits not in BITS or group_size not in (32, 64, 128):
-        raise ValueError(f"quantization must be to 4 or 8 bits in groups of 32, 64 or 128, not {bits} bits in {group_size}")
+        raise ValueError("quantization must be to 4 or 8 bits in groups of 32, 64 or 128, "
+                         f"not {bits} bits in {group_size}")
     nn.quantize(network, group_size, bits, class_predicate=lambda name, layer: suitable(layer, group_size))
     return network
 

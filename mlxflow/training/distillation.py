@@ -50,6 +50,8 @@ def settled(values: dict[str, Any]) -> dict[str, Any]:
     network, process = weights.build_from(config, file), config["process"]
     if not hasattr(network, "predict"):
         raise MlxflowError(f"{file} is an autoencoder: a model that draws is needed.")
+    if "quantization" in config:
+        raise MlxflowError(f"{file} is quantised: give the weights that it was made of.")
     if "few_step" in process:
         raise MlxflowError(f"{file} draws in few steps already: give the model that it was made from.")
     if process["prediction"] == "noise" or process["prediction"] == "data" and process["path"] != "condot":

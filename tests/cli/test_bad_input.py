@@ -154,7 +154,8 @@ def damaged(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how, says", [
-    ("cut", "w/model.safetensors cannot be read as weights"), ("header", "was cut off"), ("shape", "unet.stem.bias has shape (3,) instead of (8,)"),
+    ("cut", "w/model.safetensors cannot be read as weights"), ("header", "was cut off"),
+    ("shape", "unet.stem.bias has shape (3,) instead of (8,)"),
     ("names", "missing unet.stem.bias"), ("nan", "unet.stem.bias has values that are not finite")])
 def test_damaged_weights(refused, here, how, says):
     damaged(here / "w", how)
@@ -163,7 +164,8 @@ def test_damaged_weights(refused, here, how, says):
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (("cat", "--solver", "magic"), "no solver 'magic'"), (("cat", "--steps", "-3"), "between 1 and 1000, not -3"), (("",), "prompt is empty"),
+    (("cat", "--solver", "magic"), "no solver 'magic'"), (("cat", "--steps", "-3"), "between 1 and 1000, not -3"),
+    (("",), "prompt is empty"),
     (("word " * 10_000,), "50,000 characters"), (("cat", "-o", "file/cat.png"), "Nothing can be written in the folder file")])
 def test_what_generate_cannot_do(refused, here, arguments, says):
     tiny.weights_folder(here / "w")

@@ -394,7 +394,11 @@ def test_where_nothing_can_be_quantised(tmp_path):
 
 
 def test_training_does_not_start_from_quantised_weights(tmp_path):
+    from mlxflow.training.distillation import settled
     from mlxflow.training.trainer import initial_weights
+
+    convert.write_weights(convert.read(folder_of(tmp_path / "plain")), tmp_path / "q", quantise=8)
+    refused("is quantised: give the weights that it was made of", settled, {"teacher": str(tmp_path / "q")})
 
     arrays = {"stem.weight": mx.zeros((2, 2)), "stem.scales": mx.zeros((2, 1))}
     weights.write_arrays(tmp_path / "a.safetensors", arrays)
