@@ -32,6 +32,7 @@ COMMANDS = {
     "convert": "Weights to and from PyTorch, to float16 or 8 bits, or to a function for C++ and Swift.",
     "info": "Versions, device, speed; or what a weights file holds.",
     "floor": "The least loss that any network can reach on a folder of pictures.",
+    "parity": "Does a network compute what its PyTorch twin computes, stage by stage?",
     "inspect": "Does a model use the time, the picture and the prompt, or is it blind to one?",
 }
 

@@ -1,0 +1,210 @@
+"""The comparisons: forward, loss and gradients, training steps, sampling. Each gives rows (errors.py).
+
+Ours is the code that trains and draws: the objectives of training/, `make_apply` of the trainer, `states` of the
+pipeline. The twin's is the process.py and optim.py beside it.
+"""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from mlxflow.runtime import mx
+
+import numpy as np  # noqa: E402
+
+from mlxflow import runtime  # noqa: E402
+from mlxflow.networks import describe  # noqa: E402
+from mlxflow.networks.autoencoder import codebook_update  # noqa: E402
+from mlxflow.networks.blocks import Conv3x3, plain_operations  # noqa: E402
+from mlxflow.parity import errors, twins  # noqa: E402
+from mlxflow.parity.errors import Row, Tolerance, row  # noqa: E402
+from mlxflow.parity.inputs import Batch, batch, forward_inputs  # noqa: E402
+from mlxflow.parity.pair import Pair, parameters  # noqa: E402
+from mlxflow.sampling.pipeline import states  # noqa: E402
+from mlxflow.training import ema  # noqa: E402
+from mlxflow.training.config import TrainConfig  # noqa: E402
+from mlxflow.training.objective import FlowMatching  # noqa: E402
+from mlxflow.training.optimizers import init_moments, uses_muon  # noqa: E402
+from mlxflow.training.reconstruction import Reconstruction  # noqa: E402
+from mlxflow.training.trainer import make_apply  # noqa: E402
+from mlxflow.weights import path_of, velocity_of  # noqa: E402
+
+PROCESS = {"path": "condot", "prediction": "data", "floor": 0.05}
+STEPS = 5
+# Of training: enough decay to show in five steps, and a norm that most gradients exceed.
+DECAY, CLIP = 0.3, 0.1
+# The share of the largest gradient below which a gradient is rounding: that by the bias of keys is zero, since softmax
+# does not see what it adds to all scores alike.
+ROUNDING = 1e-6
+
+
+@contextmanager
+def eager():
+    """Inside, compiled functions run operation by operation: on the CPU each new kernel would cost a run of g++."""
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()
+
+
+def is_velocity(network) -> bool:
+    return hasattr(network, "predict")
+
+
+def forward(pair: Pair, seed: int = 0, table=None) -> dict[str, list[Row]]:
+    """Every module's output: a mixed batch, the edges, and the forms that only some batches and devices take."""
+    def compared(count, which="mixed", t=None):
+        made = batch(pair.network, count, seed, which, t, table)
+        return pair.compare(*forward_inputs(pair.network, made))
+
+    found = {"forward": compared(4), "batch of 1": compared(1)}
+    if is_velocity(pair.network):
+        found |= {"t = 0": compared(2, t=0.0), "t = 1": compared(2, t=1.0)}
+        if pair.kind == "text-unet":
+            found |= {"empty prompt": compared(2, "none"), "longest prompt": compared(2, "longest")}
+        elif pair.network.config.classes:
+            found["null label"] = compared(2, "none")
+    # A training batch's convolutions take Winograd's form on the CPU; elsewhere it is one more batch.
+    found[f"batch of {Conv3x3.LEAST_BATCH}"] = compared(Conv3x3.LEAST_BATCH)
+    with plain_operations():
+        found["MLX's own operations"] = compared(2)
+    return found
+
+
+class Learning:
+    """Loss and gradients of one batch on both sides, by the same configuration of training."""
+
+    def __init__(self, pair: Pair, process: dict = PROCESS, **settings):
+        kept = {name: process[name] for name in ("path", "prediction", "floor", "sigma_min") if name in process}
+        self.pair, self.process = pair, process
+        self.config = TrainConfig(model=describe(pair.network), precision="float32", **kept, **settings)
+        objective = FlowMatching if is_velocity(pair.network) else Reconstruction
+        self.objective = objective(self.config, pair.network, SimpleNamespace(shape=pair.network.shape), 0, 1)
+
+    def arrays(self, made: Batch) -> tuple[np.ndarray, ...]:
+        """What the objective's loss is given."""
+        if is_velocity(self.pair.network):
+            return made.x1, made.x0, made.t, *made.told
+        return forward_inputs(self.pair.network, made)
+
+    def ours(self, weights: dict, made: Batch):
+        """Loss, the objective's sums, gradients by name."""
+        with eager():
+            (loss, sums), gradients = mx.value_and_grad(self.objective.loss)(weights, *map(mx.array, self.arrays(made)))
+            mx.eval(loss, sums, gradients)
+        return loss, sums, gradients
+
+    def theirs(self, made: Batch):
+        """The twin's loss; the gradients are in its parameters."""
+        twin, tensor = self.pair.twin, self.pair.tensor
+        twin.zero_grad()
+        if self.pair.kind == "kl-vae":
+            loss = twin.loss(tensor(made.x1), tensor(made.x0), self.config.kl_weight)
+        elif self.pair.kind == "vq-vae":
+            loss = twin.loss(tensor(made.x1), self.config.commitment)
+        else:
+            process = twins.load().process
+            path, t = process.Path(self.process), tensor(made.t)
+            x0, x1 = tensor(made.x0), tensor(made.x1)
+            output = twin(path.sample(x0, x1, t), t, *map(tensor, made.told))
+            loss = process.loss(path, output, x0, x1, t, self.config.weight_cap, self.config.contrast)
+        loss.backward()
+        return loss
+
+    def their_gradients(self) -> dict[str, np.ndarray]:
+        """By name; zero for a parameter that the loss does not reach."""
+        named = self.pair.twin.named_parameters()
+        return self.pair.arrays({n: p.grad if p.grad is not None else p.detach() * 0 for n, p in named})
+
+
+def gradients(pair: Pair, count: int, seed: int = 0, table=None, process: dict = PROCESS, **settings) -> list[Row]:
+    """The loss, and its gradient by each parameter."""
+    learning = Learning(pair, process, **settings)
+    made = batch(pair.network, count, seed, table=table)
+    loss, _, ours = learning.ours({n: mx.array(a) for n, a in parameters(pair.network).items()}, made)
+    rows = [row("loss", loss, learning.theirs(made).item(), errors.FORWARD)]
+    theirs = learning.their_gradients()
+    allowed = Tolerance(ROUNDING * largest(theirs), errors.GRADIENT.relative)
+    return rows + [row(name, ours[name], g, allowed) for name, g in theirs.items()]
+
+
+def largest(arrays: dict[str, np.ndarray]) -> float:
+    return max(float(np.abs(a).max()) for a in arrays.values())
+
+
+def training(pair: Pair, optimizer: str, count: int = 4, seed: int = 0, table=None, process: dict = PROCESS,
+             steps: int = STEPS, **settings) -> list[Row]:
+    """`steps` updates, each from a batch of its own: losses, gradient norms, then all weights and their averages.
+
+    The weights of both are put back afterwards.
+    """
+    start = parameters(pair.network)
+    settings = {"weight_decay": DECAY, "clip": CLIP} | settings
+    learning = Learning(pair, process, optimizer=optimizer, **settings)
+    config, buffers = learning.config, learning.objective.buffers
+    weights = {n: mx.array(a) for n, a in start.items()}
+    average, moments = dict(weights), init_moments(optimizer, weights)
+    muon = {n for n, a in weights.items() if optimizer == "muon" and uses_muon(n, a) and n not in buffers}
+    twin = twins.load().optim.Training(pair.twin, muon, config.learning_rate, config.weight_decay, config.clip, config.ema)
+    rows, reached = [], set(buffers)
+    for step in range(steps):
+        made = batch(pair.network, count, seed + step, table=table)
+        loss, sums, gradient = learning.ours(weights, made)
+        before = {n: weights[n] for n in buffers}
+        with eager():
+            weights, average, moments, norm = make_apply(config)(
+                weights, average, moments, gradient, mx.array(config.learning_rate), mx.array(float(step + 1)),
+                mx.array(ema.decay_at(config.ema, step)))
+        if buffers:
+            noise = np.random.default_rng([seed, 33, step]).standard_normal(before["codebook"].shape, dtype=np.float32)
+            moved = codebook_update(*before.values(), sums[2], sums[3], mx.array(noise))
+            weights |= dict(zip(buffers, moved))
+            average |= dict(zip(buffers, moved))
+        mx.eval(weights, average, moments, norm)
+        their_loss = learning.theirs(made)
+        theirs = learning.their_gradients()
+        reached |= {n for n, g in theirs.items() if np.abs(g).max() > ROUNDING * largest(theirs)}
+        if buffers:
+            pair.twin.follow(pair.tensor(made.x1), pair.tensor(noise))
+        rows += [row(f"loss at step {step + 1}", loss, their_loss.item(), Tolerance(1e-6, 1e-4)),
+                 row(f"gradient norm at step {step + 1}", norm, twin.step().item(), Tolerance(1e-6, 1e-4))]
+    state = {n: t.detach() for n, t in pair.twin.state_dict().items()}
+    theirs = {"weight": pair.arrays(state), "average": pair.arrays({**state, **twin.average})}
+    # Adam makes whole steps of what is rounding alone: such a parameter is anywhere within them.
+    anywhere = Tolerance(2 * steps * config.learning_rate, 0.0)
+    for what, ours in (("weight", weights), ("average", average)):
+        for name, value in ours.items():
+            allowed = errors.MOVED if name in reached else anywhere
+            rows.append(errors.moved(f"{what} {name}", np.array(value), theirs[what][name], start[name], allowed))
+    pair.set(start)
+    return rows
+
+
+def sampling(pair: Pair, solver: str, guidance: float, steps: int, count: int = 4, seed: int = 0, table=None,
+             process: dict = PROCESS) -> list[Row]:
+    """The state after every step of a solver from the same noise, by the pipeline's loop; the last one is the picture."""
+    made = batch(pair.network, count, seed, table=table)
+    network, process_of_twin = pair.network, twins.load().process
+    inputs = tuple(map(mx.array, made.told))
+    condition = network.encode(*inputs)
+    null = network.encode(*network.dropped(inputs, mx.zeros((count,), dtype=mx.bool_)))
+    velocity = velocity_of(network, process, compiled=runtime.device() != "cpu")
+    ours = [np.array(s.x) for s in states(velocity, condition, null, mx.array(made.x0), steps, solver, guidance,
+                                          path=path_of(process), last=process["floor"])]
+    twin, path = pair.twin, process_of_twin.Path(process)
+    with pair.torch.no_grad():
+        told = tuple(map(pair.tensor, made.told))
+        guided = process_of_twin.guided(lambda x, t, c: path.velocity(twin.predict(x, t, c), x, t),
+                                        twin.encode(*told), twin.null(*told), guidance)
+        theirs = [pair.array(x) for x in process_of_twin.trajectory(path, guided, pair.tensor(made.x0), steps, solver)]
+    rows = [row(f"state {i + 1}", a, b, errors.STATE) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    return [*rows[:-1], row("picture", ours[-1], theirs[-1], errors.STATE)]
+
+
+def pictures_of_latents(pair: Pair, count: int = 4, seed: int = 0) -> list[Row]:
+    """An autoencoder's decoder, from its own latents."""
+    z = pair.network.latents(mx.array(batch(pair.network, count, seed).x1))
+    ours = np.array(pair.network.pictures(z))
+    with pair.torch.no_grad():
+        theirs = pair.array(pair.twin.pictures(pair.tensor(np.array(z))))
+    return [row("picture", ours, theirs, errors.FORWARD)]
