@@ -1,4 +1,5 @@
 # make demo: draws a smiling cat.  make test: runs every test.  Both make .venv first, and keep it.
+# make golden: what PyTorch computes from the shipped weights, anew; after they have changed.
 
 # The first Python that the dependencies have wheels for; another: make demo PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test clean
+.PHONY: demo test golden clean
 
 demo: $(VENV)/.installed
 	@mkdir -p out
@@ -16,6 +17,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --durations=10
+
+golden: $(VENV)/.installed-test
+	$(BIN)/python -m tests.parity.golden
 
 # Stamps: the environment is made anew only when pyproject.toml has changed.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python

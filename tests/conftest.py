@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+# Float32 products are whole ones, on CUDA and the newest Apple chips too; read when MLX multiplies for the first time.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
 # A test module may import MLX in its first line; the fast BLAS must be there before.
 import mlxflow.runtime  # noqa: F401
 

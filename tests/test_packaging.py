@@ -46,6 +46,7 @@ def test_the_wheel_has_the_whole_package_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     wanted = {f"mlxflow/{name}" for name in files_below(CHECKOUT / "mlxflow")}
     wanted |= {f"mlxflow/weights/{name}" for name in files_below(CHECKOUT / "weights")}
+    wanted |= {f"mlxflow/twins/{name}" for name in files_below(CHECKOUT / "tests" / "parity" / "twins")}
     assert names == wanted
 
 
@@ -78,6 +79,15 @@ def test_the_package_alone_finds_its_weights_and_draws(python, installed, tmp_pa
     with Image.open(picture) as image:
         assert (image.size, image.mode) == ((64, 64), "RGBA")
         assert image.getchannel("A").getextrema()[1] == 255
+
+
+def test_the_package_alone_finds_its_twins(python, installed):
+    """Those of the wheel, though a checkout is there too."""
+    done = python("from mlxflow.parity import twins; t = twins.load(); print(t.__file__); print(*sorted(t.KINDS))",
+                  PYTHONPATH=os.fspath(installed))
+    assert done.returncode == 0, done.stderr
+    file, kinds = done.stdout.splitlines()
+    assert file == str(installed / "mlxflow" / "twins" / "__init__.py") and "text-unet" in kinds
 
 
 def test_a_checkout_finds_its_own_weights():

@@ -9,10 +9,10 @@ import typer
 
 from mlxflow.cli.options import DeviceOption
 
-# Both are read when MLX and the BLAS start. TF32 would shorten float32 products on CUDA and the newest Apple chips.
+# Read when MLX, the BLAS and PyTorch start. TF32 would shorten float32 products on CUDA and the newest Apple chips; the
+# products here are small, and threads would wait for each other.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
-if "OMP_NUM_THREADS" not in os.environ:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def parity(

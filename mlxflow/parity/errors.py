@@ -18,15 +18,19 @@ class Tolerance(NamedTuple):
     relative: float
 
 
-# Outputs of modules and losses.
+# Outputs of modules and losses, of small networks with random weights.
 FORWARD = Tolerance(1e-6, 2e-5)
+# The same of trained weights, which saturate activations: the CPU's forms of exp have their largest errors there.
+TRAINED = Tolerance(1e-6, 1e-4)
 # Sums over places and batch of products of two such errors.
 GRADIENT = Tolerance(1e-7, 1e-4)
-# How far the weights moved, as a whole parameter: early Adam steps divide each number by its own size, so that a few
-# numbers whose gradient is all but zero move by rounding alone; Muon lifts the smallest singular values of a gradient.
-MOVED = Tolerance(1e-7, 1e-2)
-# The states on the way to the picture, whose range is 2. Guidance multiplies errors at each step.
-STATE = Tolerance(3e-4, 0.0)
+# How far the weights moved, as a whole parameter, by the same gradients ...
+UPDATE = Tolerance(1e-7, 1e-3)
+# ... and by gradients of their own, whose rounding optimizers enlarge: early steps of Adam divide each number by its own
+# size, Muon lifts the smallest singular values to the size of the others.
+MOVED, MOVED_BY_MUON = Tolerance(1e-7, 1e-2), Tolerance(1e-7, 0.3)
+# The states on the way to the picture, whose range is 2.
+STATE = Tolerance(1e-3, 0.0)
 
 
 @dataclass(frozen=True)

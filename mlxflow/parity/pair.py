@@ -32,8 +32,8 @@ def randomise(network: nn.Module, seed: int, scale: float = 1.0) -> nn.Module:
     made = {}
     for name, value in parameters(network).items():
         noise = rng.standard_normal(value.shape, dtype=np.float32)
-        if name == "counts":  # of a codebook: how often each code was used
-            value = 1 + np.abs(noise)
+        if name == "counts":  # of a codebook: how often each code was used, some of them hardly ever
+            value = np.square(noise)
         elif value.ndim < 2:
             value = value + 0.3 * noise
         else:
@@ -77,17 +77,23 @@ class Pair:
         array = tensor.detach().cpu().numpy()
         return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
 
-    def forward(self, *inputs: np.ndarray) -> tuple[Stages, Stages]:
-        """The outputs of all modules by name, in the order in which they were done: ours and the twin's."""
+    def forward(self, *inputs: np.ndarray, step: np.ndarray | None = None) -> tuple[Stages, Stages]:
+        """The outputs of all modules by name, in the order in which they were done: ours and the twin's.
+
+        step `[B]`: of a few-step network, the step over which it predicts.
+        """
         with trace_network(self.network) as ours:
-            self.network(*map(mx.array, inputs))
+            note(ours, "output", call(self.network, *map(mx.array, inputs), step=None if step is None else mx.array(step)),
+                 np.array)
         with self.trace_twin() as theirs, self.torch.no_grad():
-            self.twin(*map(self.tensor, inputs))
+            output = call(self.twin, *map(self.tensor, inputs), step=None if step is None else self.tensor(step))
+            note(theirs, "output", output, self.array)
         return ours, theirs
 
-    def compare(self, *inputs: np.ndarray, tolerance: errors.Tolerance = errors.FORWARD) -> list[errors.Row]:
+    def compare(self, *inputs: np.ndarray, step: np.ndarray | None = None,
+                tolerance: errors.Tolerance = errors.FORWARD) -> list[errors.Row]:
         """A row for every output of a module of the network. One that the twin lacks fails."""
-        ours, theirs = self.forward(*inputs)
+        ours, theirs = self.forward(*inputs, step=step)
         nothing = np.array(np.nan)
         return [errors.row(name, value, theirs.get(name, nothing), tolerance) for name, value in ours.items()]
 
@@ -109,6 +115,14 @@ class Pair:
         finally:
             for one in hooks:
                 one.remove()
+
+
+def call(network, *inputs, step=None):
+    """The output of either kind of network for its inputs; over a step, if one is given."""
+    if step is None:
+        return network(*inputs)
+    x, t, *told = inputs
+    return network.predict(x, t, network.encode(*told), step)
 
 
 @contextmanager
@@ -145,11 +159,12 @@ def trace_network(network: nn.Module) -> Iterator[Stages]:
 
 def note(stages: Stages, name: str, output, to_array) -> None:
     """Puts an output, or each part of a tuple, into `stages`: "unet.head", "text.pooled"; the second call is "norm (2)"."""
-    if isinstance(output, tuple):
+    if isinstance(output, tuple) and (name or hasattr(output, "_fields")):
         for part, value in zip(getattr(output, "_fields", map(str, range(len(output)))), output):
-            if value is not None and 0 not in value.shape:
+            if value is not None and 0 not in value.shape and "bool" not in str(value.dtype):
                 note(stages, f"{name}.{part}" if name else part, value, to_array)
         return
-    name = name or "output"
+    if not name:
+        return  # the network itself: what it returns is noted by its caller
     count = 1 + sum(key == name or key.startswith(f"{name} (") for key in stages)
     stages[name if count == 1 else f"{name} ({count})"] = to_array(output)

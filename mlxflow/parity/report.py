@@ -16,9 +16,11 @@ from mlxflow.errors import MlxflowError  # noqa: E402
 from mlxflow.parity import checks, errors  # noqa: E402
 from mlxflow.parity.errors import Row  # noqa: E402
 from mlxflow.parity.pair import Pair  # noqa: E402
+from mlxflow.sampling.pipeline import SHORTCUT  # noqa: E402
 
 # The pictures as they are drawn by default, and shorter runs of the other ways.
 SAMPLING = (("heun", 3.0, 16), ("heun", 1.0, 8), ("euler", 3.0, 8), ("euler", 1.0, 8))
+FEW_STEP = ((SHORTCUT, 1.0, 4), (SHORTCUT, 1.0, 1), ("heun", 1.0, 8))
 
 
 @dataclass
@@ -97,19 +99,22 @@ def compare(path: str | Path, progress: Callable[[str], None] = lambda what: Non
     table = WordTable.load(model.words_path) if model.words_path else None
     process = model.config["process"] or checks.PROCESS
     progress("forward")
-    sections = checks.forward(pair, table=table)
+    sections = checks.forward(pair, table=table, tolerance=errors.TRAINED)
     for count in (4, 16):
         progress(f"gradients, batch of {count}")
         sections[f"loss and gradients, batch of {count}"] = checks.gradients(pair, count, table=table, process=process)
     for optimizer, name in (("adamw", "AdamW"), ("muon", "Muon")):
         progress(f"training by {name}")
-        sections[f"{checks.STEPS} steps of {name}, clipped, with EMA"] = checks.training(
+        sections[f"{name}: {checks.STEPS} updates by the same gradients"] = checks.updates(pair, optimizer)
+        sections[f"{name}: {checks.STEPS} steps, clipped, with EMA"] = checks.training(
             pair, optimizer, table=table, process=process)
     if not checks.is_velocity(pair.network):
         sections["pictures of latents"] = checks.pictures_of_latents(pair)
     else:
         guided = pair.kind == "text-unet" or bool(pair.network.config.classes)
-        for solver, guidance, steps in SAMPLING:
+        if checks.is_few_step(pair.network):
+            sections["loss and gradients over a step"] = checks.step_gradients(pair, table=table)
+        for solver, guidance, steps in FEW_STEP if "few_step" in process else SAMPLING:
             if guidance == 1 or guided:
                 name = f"{steps} steps of {solver}, guidance {guidance:g}"
                 progress(name)

@@ -9,9 +9,11 @@ PATCHES = {"patch": 4, "width": 24, "depth": 2, "classes": 3, **SIZES}
 CONFIGS = {
     "text-unet": {"kind": "text-unet", "text": TEXT, "unet": UNET},
     "sketch": {"kind": "text-unet", "text": TEXT | {"sketch": 5, "sketch_shape": [8, 8, 4]}, "unet": UNET | {"sketch": True}},
+    "few-step": {"kind": "text-unet", "text": TEXT, "unet": UNET | {"few_step": True}},
     "unet": {"kind": "unet", "classes": 3, **UNET},
     "unet-plain": {"kind": "unet", **UNET, "pixel_width": 0},
     "dit": {"kind": "dit", "heads": 3, **PATCHES},
+    "dit-few-step": {"kind": "dit", "heads": 3, **PATCHES, "depth": 1, "classes": 0, "few_step": True},
     "mamba": {"kind": "mamba", "heads": 3, "state": 4, "chunk": 5, **PATCHES},
     "mamba-one": {"kind": "mamba", "heads": 3, "state": 4, "chunk": 16, "directions": 1, "mlp_ratio": 0.0,
                   **PATCHES, "classes": 0},

@@ -202,5 +202,5 @@ class VQVAE(nn.Module):
             if self.counts[weak] < dead * mean and self.counts[strong] > mean:
                 spread = 0.01 * self.codebook[strong].square().mean().sqrt() + 1e-4
                 self.codebook[weak] = self.codebook[strong] + spread * noise[i]
-                self.counts[[weak, strong]] = self.counts[strong] / 2
+                self.counts[weak] = self.counts[strong] = self.counts[strong] / 2
         self.sums.copy_(self.codebook * self.counts[:, None])

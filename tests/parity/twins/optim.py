@@ -57,8 +57,11 @@ class Training:
     def step(self) -> Tensor:
         """One update by the gradients that the parameters have; returns their norm before clipping.
 
+        A parameter that the loss did not reach has no gradient in torch, which would leave it out: it is decayed here.
         The average's decay warms up: min(decay, (1 + n) / (10 + n)) at update n = 0, 1, ...
         """
+        for p in self.parameters.values():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for optimizer in self.optimizers:
             optimizer.step()

@@ -114,10 +114,9 @@ def trajectory(path: Path, velocity, noise: Tensor, steps: int, solver: str):
         yield x
 
 
-def jumps(average, noise: Tensor, grid: list[float]):
-    """The states of a few-step model, x <- x + h u(x, t, h)."""
-    at = lambda t: torch.full((len(noise),), t, device=noise.device)
-    x = noise
-    for t, after in zip(grid, grid[1:]):
-        x = x + (after - t) * average(x, at(t), at(after - t))
+def jumps(average, noise: Tensor, steps: int):
+    """The states of a few-step model after each of `steps` jumps (a power of two), x <- x + h u(x, t, h), h = 1 / steps."""
+    x, h = noise, torch.full((len(noise),), 1 / steps, device=noise.device)
+    for i in range(steps):
+        x = x + average(x, i * h, h) / steps
         yield x
