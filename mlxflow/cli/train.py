@@ -82,9 +82,9 @@ def train(
     flags |= dict(parse_setting(text) for text in settings or ())
     checkpoint = start(run, data=data, recipe=config, flags=flags, resume=resume, force=force, init=init)
     if checkpoint is not None:
+        print(f"{checkpoint}\n{_advice(run)}", flush=True)
         if report:
             _report(run, checkpoint, report)
-        print(f"{checkpoint}\n{_advice(run)}")
 
 
 def _report(run: Path, checkpoint: Path, asked: int) -> None:
@@ -98,7 +98,7 @@ def _report(run: Path, checkpoint: Path, asked: int) -> None:
         return
     from mlxflow.training.finetune import lines, report
 
-    print(f"asking both models for {asked} names ...", file=sys.stderr)
+    print(f"Asking both models for {asked} names (Ctrl-C leaves this out; the run is complete) ...", file=sys.stderr)
     found = report(stored["init"], checkpoint, Path(stored["data"]), asked)
     (run / "before-and-after.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print("\n".join(lines(found)))

@@ -63,6 +63,9 @@ class TextDataset:
         self.words = WordTable.load(words_path)
         self.shape, self.files = shape, {WORDS: words_path}
         self.stamp = {"words": self.words.sha256}
+        if len(styles := sorted({record.style for record in self.train if record.style})) > 1:
+            self.stamp["styles"] = styles
+            self.train = [styled(record) for record in self.train]
         self.encode = lru_cache(maxsize=50_000)(lambda caption: self.words.encode(caption, length))
         self.train_images = load_all(self.train, shape[0])
         self.fixed = {}
@@ -105,6 +108,14 @@ class TextDataset:
 
     def pictures(self, values):
         return unpremultiply(np.clip(values, -1, 1))
+
+
+def styled(record: Record) -> Record:
+    """The record with captions that name its style too, as `mlxflow edit restyle` asks for it."""
+    if not record.style:
+        return record
+    captions = (record.text, *record.texts)
+    return replace(record, texts=(*record.texts, *(f"{caption}, {record.style} style" for caption in captions)))
 
 
 class LabelDataset:

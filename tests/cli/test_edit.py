@@ -100,6 +100,21 @@ def test_weights_with_one_style_say_so(edit):
     assert (code, lines) == (2, []) and "one style only" in said
 
 
+def test_weights_with_styles_change_them(edit, tmp_path, monkeypatch):
+    from mlxflow import weights as stored
+
+    styled = tmp_path / "two-styles"
+    stored.save(styled, tiny.arrays(), tiny.config() | {"styles": ["flat", "round"]}, tiny.WORDS)
+    for arguments, code in ((["flat"], 0), (["cubist"], 2)):
+        monkeypatch.setattr(sys, "argv", ["mlxflow", "edit", "restyle", "p.png", *arguments, "--from", "cat", "--steps", "2",
+                                          "--weights", str(styled)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert (stopped.value.code or 0) == code
+    made = made_by("flat.png")
+    assert (made["edit"], made["style"], made["prompt"], made["was"]) == ("restyle", "flat", "cat, flat style", "cat")
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["redraw", "none.png", "cat"], "no such picture"), (["redraw", "p.png", ""], "empty"),
     (["redraw", "p.png", "cat", "--strength", 2], "strength"), (["inpaint", "p.png", "cat"], "either --mask"),

@@ -102,3 +102,22 @@ def test_a_model_that_draws_the_real_pictures_scores_100(model, data, monkeypatc
     monkeypatch.setattr(finetune, "_drawn", lambda pipeline, chosen: (load_rgba(q.right[0].path, 16) for q in chosen))
     found = finetune.report(model, model, data, asked=3)
     assert all(of[when]["R@1"]["value"] == 100 for of in found.values() for when in ("before", "after"))
+
+
+def test_a_folder_of_two_styles_teaches_their_names(data, tmp_path):
+    """Each picture keeps its plain captions and gets ones with the style; the weights' config lists the styles."""
+    plain = TextDataset(data, tiny.WORDS, shape=(16, 16, 4), length=6)
+    assert "styles" not in plain.stamp
+    rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
+    folder = tmp_path / "styles"
+    folder.mkdir()
+    for i, row in enumerate(rows):
+        (folder / row["file_name"]).write_bytes((data / row["file_name"]).read_bytes())
+        row["style"] = "flat" if i % 2 else "round"
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = TextDataset(folder, tiny.WORDS, shape=(16, 16, 4), length=6)
+    assert dataset.stamp["styles"] == ["flat", "round"]
+    for record in dataset.train:
+        first, second = (t for t in record.texts if t.endswith(" style"))
+        assert first == f"{record.text}, {record.style} style" and second.startswith("a ")
+        assert record.texts[0] == f"a {record.text.split()[0]} box"
