@@ -2,10 +2,10 @@
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.fewstep
 
-A field is trained, then two copies of its network, with the step size as one more input, are trained on for as many
-steps, one by each method. The table says how far their jumps end from where the field's own trajectories end (RMS a
-number; the data spans -1 to 1), and what a training step costs. `--time-scale 30` embeds t more gently than networks
-of the package do (1000), which favours MeanFlow's derivative by t.
+A field is trained, then two copies of its network, with the step size as one more input, are trained on for
+as many steps, one by each method. The table says how far their jumps end from where the field's own
+trajectories end (RMS a number; the data spans -1 to 1), and what a training step costs. `--time-scale 30`
+embeds t more gently than networks of the package do (1000), which favours MeanFlow's derivative by t.
 """
 
 import argparse
@@ -32,7 +32,12 @@ class Experiment:
             x = over(t, x1) * x1 + over(1 - t, x1) * x0
             return mx.square(self.teacher(x, t) - (x1 - x0)).mean()
 
-        fit(self.teacher, loss, lambda generator, key: (*self.pair(generator, key), self.times(generator)), steps)
+        fit(
+            self.teacher,
+            loss,
+            lambda generator, key: (*self.pair(generator, key), self.times(generator)),
+            steps,
+        )
         self.field = mx.compile(self.teacher)
 
     def pair(self, generator, key):
@@ -65,7 +70,8 @@ class Experiment:
         return net, fit(net, loss, draw, steps)
 
     def meanflow(self, steps: int) -> tuple[Net, float]:
-        """u = v + h du/dt along the field, a quarter of h is 0, adaptive weights (Geng et al. 2025, section 4)."""
+        """u = v + h du/dt along the field, a quarter of h is 0, adaptive weights (Geng et al. 2025, section
+        4)."""
         net = self.student()
 
         def draw(generator, key):
@@ -98,7 +104,9 @@ class Experiment:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", choices=SAMPLERS, action="append")
     parser.add_argument("--time-scale", type=float, default=1000.0)
     parser.add_argument("--teacher-steps", type=int, default=2000)
@@ -106,14 +114,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     options = parser.parse_args()
     print(f"{options.steps} steps of {options.batch}, time embedding scaled by {options.time_scale:g}")
-    print(f"{'data':<14}{'method':<10}{'ms a step':>10}{'RMS to the field, 1, 2, 4 jumps':>36}{'energy distance':>26}")
+    print(
+        f"{'data':<14}{'method':<10}{'ms a step':>10}{'RMS to the field, 1, 2, 4 jumps':>36}"
+        f"{'energy distance':>26}"
+    )
     for data in options.data or SAMPLERS:
         experiment = Experiment(data, options.batch, options.time_scale, options.teacher_steps)
         for method in ("shortcut", "meanflow"):
             net, cost = getattr(experiment, method)(options.steps)
             errors, distances = experiment.judge(net)
-            print(f"{data:<14}{method:<10}{cost:>10.1f}" + "".join(f"{e:>12.4f}" for e in errors)
-                  + "  " + "".join(f"{d:>8.4f}" for d in distances), flush=True)
+            print(
+                f"{data:<14}{method:<10}{cost:>10.1f}"
+                + "".join(f"{e:>12.4f}" for e in errors)
+                + "  "
+                + "".join(f"{d:>8.4f}" for d in distances),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Pictures of two-dimensional flows with Pillow: trajectories, clouds of points, densities, and a frame around them.
+"""Pictures of two-dimensional flows with Pillow: trajectories, clouds of points, densities, and a frame
+around them.
 
-A panel is drawn SCALE times as large and reduced, for smooth lines. It shows [-limit, limit]^2, y upwards: WIDE where
-noise is to be seen, NEAR where only data are.
+A panel is drawn SCALE times as large and reduced, for smooth lines. It shows [-limit, limit]^2, y upwards:
+WIDE where noise is to be seen, NEAR where only data are.
 """
 
 import math
@@ -39,7 +40,9 @@ def trajectories(paths: np.ndarray) -> Image.Image:
         draw.line([tuple(p) for p in places[:, i]], fill=(120, 150, 210), width=SCALE, joint="curve")
     for states, colour, radius in ((places[0], NOISE, 2), (places[-1], DATA, 2)):
         for x, y in states:
-            draw.ellipse((x - radius * SCALE, y - radius * SCALE, x + radius * SCALE, y + radius * SCALE), fill=colour)
+            draw.ellipse(
+                (x - radius * SCALE, y - radius * SCALE, x + radius * SCALE, y + radius * SCALE), fill=colour
+            )
     return reduced(image)
 
 

@@ -1,6 +1,8 @@
-"""A small network for two-dimensional data, and the loop that trains it: a page where the package has a machine.
+"""A small network for two-dimensional data, and the loop that trains it: a page where the package has a
+machine.
 
-    e = MLP(sinusoids(time_scale t)) + step embedding        h = W x,  h = h + W silu(h (1 + scale(e)) + shift(e))
+    e = silu(MLP(sinusoids(time_scale t)) + step embedding)
+    h = W x,    h = h + W silu(h (1 + scale(e)) + shift(e))
 """
 
 import time
@@ -43,8 +45,8 @@ class Net(nn.Module):
 
 
 def fit(net: nn.Module, loss, draw, steps: int, peak: float = 1e-3) -> float:
-    """Trains net with loss(*draw(numpy Generator, key)) and leaves its averaged weights; milliseconds of processor
-    time a step."""
+    """Trains net with loss(*draw(numpy Generator, key)) and leaves its averaged weights; milliseconds of
+    processor time a step."""
 
     def of(weights, *arrays):
         net.update(tree_unflatten(list(weights.items())))
@@ -61,9 +63,16 @@ def fit(net: nn.Module, loss, draw, steps: int, peak: float = 1e-3) -> float:
     for i in range(steps):
         start = time.process_time()
         rate = learning_rate_at(i, peak, 100, "cosine", steps)
-        value, weights, average, moments = step(weights, average, moments, mx.array(rate), mx.array(i + 1.0),
-                                                mx.array(ema.decay_at(0.999, i)), *draw(generator, mx.random.key(i)))
+        value, weights, average, moments = step(
+            weights,
+            average,
+            moments,
+            mx.array(rate),
+            mx.array(i + 1.0),
+            mx.array(ema.decay_at(0.999, i)),
+            *draw(generator, mx.random.key(i)),
+        )
         mx.eval(value, weights, average, moments)
         spent.append(time.process_time() - start)
     net.update(tree_unflatten(list(average.items())))
-    return 1000 * float(np.median(spent[steps // 10:]))
+    return 1000 * float(np.median(spent[steps // 10 :]))

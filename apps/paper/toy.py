@@ -1,4 +1,5 @@
-"""Two-dimensional data: the same network trained along straight and along diffusion paths, and what sets them apart."""
+"""Two-dimensional data: the same network trained along straight and along diffusion paths, and what sets them
+apart."""
 
 import time
 from pathlib import Path
@@ -24,8 +25,8 @@ BATCH, SHOWN_POINTS, LINES = 256, 1500, 60
 
 
 class Options(NamedTuple):
-    """Training steps of a field; points drawn, and judged by their likelihood; the grid of a density; dopri5's
-    tolerances."""
+    """Training steps of a field; points drawn, and judged by their likelihood; the grid of a density;
+    dopri5's tolerances."""
 
     steps: int = 800
     points: int = 1500
@@ -48,17 +49,24 @@ class Flow:
 
         def drawn(generator, key):
             t = (np.arange(BATCH) + generator.random()) / BATCH
-            return (mx.array(self.sampler(generator, BATCH)), mx.random.normal((BATCH, 2), key=key),
-                    mx.array(np.minimum(t, self.end).astype(np.float32)))
+            return (
+                mx.array(self.sampler(generator, BATCH)),
+                mx.random.normal((BATCH, 2), key=key),
+                mx.array(np.minimum(t, self.end).astype(np.float32)),
+            )
 
         def loss(x1, x0, t):
-            return flow_matching(self.net(self.path.sample(x0, x1, t), t), "velocity", self.path, x0, x1, t).mean()
+            return flow_matching(
+                self.net(self.path.sample(x0, x1, t), t), "velocity", self.path, x0, x1, t
+            ).mean()
 
         fit(self.net, loss, drawn, steps)
         self.velocity = mx.compile(self.net)
 
     def noise(self, count: int) -> mx.array:
-        return self.path.start(mx.array(np.random.default_rng(5).standard_normal((count, 2)).astype(np.float32)))
+        return self.path.start(
+            mx.array(np.random.default_rng(5).standard_normal((count, 2)).astype(np.float32))
+        )
 
     def ends(self, count: int, solver: str, steps: int = 1, **settings) -> tuple[np.ndarray, int]:
         """`count` samples `[count, 2]` and the calls that they took."""
@@ -70,27 +78,35 @@ class Flow:
         """`[steps + 1, count, 2]`: the whole way of `count` samples."""
         x = self.noise(count)
         times = [t * self.end for t in grid("uniform", steps)]
-        return np.stack([np.array(x), *(np.array(s.x) for s in solve("rk4", self.velocity, x, times, self.path))])
+        return np.stack(
+            [np.array(x), *(np.array(s.x) for s in solve("rk4", self.velocity, x, times, self.path))]
+        )
 
-    def log_density(self, points: np.ndarray, solver: str = "midpoint", times=None, **settings) -> tuple[np.ndarray, int]:
+    def log_density(
+        self, points: np.ndarray, solver: str = "midpoint", times=None, **settings
+    ) -> tuple[np.ndarray, int]:
         if times is None:
             times = [t * self.end for t in grid("cosine", 20)[::-1]]
         parts, nfe = [], 0
         for part in np.array_split(points, -(-len(points) // 2500)):
-            found = log_likelihood(self.velocity, mx.array(part), self.path, solver=solver, times=times, **settings)
+            found = log_likelihood(
+                self.velocity, mx.array(part), self.path, solver=solver, times=times, **settings
+            )
             parts.append(np.array(found.log_p))
             nfe = found.nfe
         return np.concatenate(parts), nfe
 
 
 def bend(states: np.ndarray) -> float:
-    """How much longer the ways `[states, n, 2]` are than the straight lines between their ends, as a mean ratio."""
+    """How much longer the ways `[states, n, 2]` are than the straight lines between their ends, as a mean
+    ratio."""
     length = np.linalg.norm(np.diff(states, axis=0), axis=2).sum(0)
     return float((length / np.maximum(np.linalg.norm(states[-1] - states[0], axis=1), 1e-6)).mean())
 
 
 def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, np.ndarray]:
-    """A field trained, and all that the report says and shows of it; kept in `folder`, so that it is done once."""
+    """A field trained, and all that the report says and shows of it; kept in `folder`, so that it is done
+    once."""
     kept = folder / f"toy-{data}-{path}-{'-'.join(map(str, options))}.npz"
     if kept.exists():
         return dict(np.load(kept))
@@ -115,18 +131,30 @@ def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, 
 def report(options: Options, folder: Path) -> tuple[dict, dict]:
     """Figures by file name, and the numbers {data: {path: {...}}}."""
     found = {(data, path): measured(data, path, options, folder) for data in SAMPLERS for path in PATHS}
-    figures = {"trajectories.png": draw.framed(
-        [(PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in SAMPLERS]) for path in PATHS],
-        list(SAMPLERS))}
+    figures = {
+        "trajectories.png": draw.framed(
+            [
+                (PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in SAMPLERS])
+                for path in PATHS
+            ],
+            list(SAMPLERS),
+        )
+    }
     numbers, rows = {}, []
     kinds = [*map(str, NFE), "dopri5"]
     for (data, path), one in found.items():
         fresh = SAMPLERS[data](np.random.default_rng(6), options.points)
-        rows.append((f"{data}\n{PATHS[path]}", [draw.cloud(one[f"made {kind}"][:SHOWN_POINTS]) for kind in SHOWN]))
+        rows.append(
+            (f"{data}\n{PATHS[path]}", [draw.cloud(one[f"made {kind}"][:SHOWN_POINTS]) for kind in SHOWN])
+        )
         numbers.setdefault(data, {})[path] = {
-            "bend": bend(one["ways"]), "calls": int(one["calls"]), "likelihood calls": int(one["likelihood calls"]),
-            "log p": float(one["log p"].mean()), "truth": float(one["truth"].mean()),
-            "distance": {kind: energy_distance(one[f"made {kind}"], fresh) for kind in kinds}}
+            "bend": bend(one["ways"]),
+            "calls": int(one["calls"]),
+            "likelihood calls": int(one["likelihood calls"]),
+            "log p": float(one["log p"].mean()),
+            "truth": float(one["truth"].mean()),
+            "distance": {kind: energy_distance(one[f"made {kind}"], fresh) for kind in kinds},
+        }
     figures["samples.png"] = draw.framed(rows, [f"{n} calls" if n != "dopri5" else n for n in SHOWN])
     rows = []
     for data in SAMPLERS:

@@ -1,10 +1,11 @@
-"""Two-dimensional data whose density is known, so that a model's log-likelihood has a truth to be compared with.
+"""Two-dimensional data whose density is known, so that a model's log-likelihood has a truth to be compared
+with.
 
     checkerboard   uniform on the 8 dark squares of a 4x4 board over [-1, 1]^2
     moons, rings   a point of a curve, uniformly by its parameter, plus N(0, sigma^2 I)
 
-The density of a curve with noise is the mean of N(x; c_k, sigma^2 I) over points c_k spread evenly along it: the
-trapezoid rule, exact to rounding once the points are much closer than sigma.
+The density of a curve with noise is the mean of N(x; c_k, sigma^2 I) over points c_k spread evenly along it:
+the trapezoid rule, exact to rounding once the points are much closer than sigma.
 """
 
 import math
@@ -37,8 +38,16 @@ def checkerboard_log_density(x: np.ndarray) -> np.ndarray:
 def moon(u: np.ndarray) -> np.ndarray:
     """Two interleaved half circles of radius 0.55 for u in [0, 1): the first half of u is the upper one."""
     upper, angle = u < 0.5, np.pi * (2 * u % 1)
-    return np.stack([np.where(upper, np.cos(angle) - 0.5, 0.5 - np.cos(angle)),
-                     np.where(upper, np.sin(angle) - 0.25, 0.25 - np.sin(angle))], axis=1) * 0.55
+    return (
+        np.stack(
+            [
+                np.where(upper, np.cos(angle) - 0.5, 0.5 - np.cos(angle)),
+                np.where(upper, np.sin(angle) - 0.25, 0.25 - np.sin(angle)),
+            ],
+            axis=1,
+        )
+        * 0.55
+    )
 
 
 def ring(u: np.ndarray) -> np.ndarray:
@@ -56,7 +65,8 @@ def noisy(curve: Callable) -> Callable:
 
 
 def noisy_log_density(curve: Callable, pieces: int) -> Callable:
-    """log p(x) of `noisy(curve)`; the curve has `pieces` parts of equal weight, each sampled evenly at midpoints."""
+    """log p(x) of `noisy(curve)`; the curve has `pieces` parts of equal weight, each sampled evenly at
+    midpoints."""
     points = curve((np.arange(pieces * _POINTS) + 0.5) / (pieces * _POINTS))
 
     def log_density(x: np.ndarray) -> np.ndarray:
@@ -71,13 +81,17 @@ def noisy_log_density(curve: Callable, pieces: int) -> Callable:
 
 
 SAMPLERS = {"checkerboard": checkerboard, "moons": noisy(moon), "rings": noisy(ring)}
-LOG_DENSITIES = {"checkerboard": checkerboard_log_density, "moons": noisy_log_density(moon, 2),
-                 "rings": noisy_log_density(ring, 3)}
+LOG_DENSITIES = {
+    "checkerboard": checkerboard_log_density,
+    "moons": noisy_log_density(moon, 2),
+    "rings": noisy_log_density(ring, 3),
+}
 
 
 def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) of two samples `[n, d]`, with the unbiased (off-diagonal) means
-    (Szekely & Rizzo 2013); about 0, and 0 where negative by chance, when both have one distribution."""
+    """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) of two samples `[n, d]`, with the unbiased (off-diagonal)
+    means (Szekely & Rizzo 2013); about 0, and 0 where negative by chance, when both have one distribution."""
+
     def mean(p, q):
         squared = np.square(p).sum(1)[:, None] + np.square(q).sum(1)[None] - 2 * p @ q.T
         return np.sqrt(np.maximum(squared, 0))

@@ -1,4 +1,5 @@
-"""The two-dimensional data of apps/paper, what is measured of them, and the command as a whole on a few steps."""
+"""The two-dimensional data of apps/paper, what is measured of them, and the command as a whole on a few
+steps."""
 
 import math
 
@@ -65,7 +66,9 @@ def test_one_command_makes_every_figure_and_table(tmp_path, monkeypatch, uncompi
     monkeypatch.setattr(toy, "SAMPLERS", {"moons": SAMPLERS["moons"]})
     monkeypatch.setattr(report, "GRID", 16)
     data = sets.mnist(tmp_path / "mnist", count=80)
-    monkeypatch.setattr("sys.argv", ["report", "--quick", "--data", str(data), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        "sys.argv", ["report", "--quick", "--data", str(data), "--out", str(tmp_path / "out")]
+    )
     report.main()
     text = (tmp_path / "out" / "report.md").read_text()
     for name in ("trajectories.png", "samples.png", "density.png", "mnist.png"):

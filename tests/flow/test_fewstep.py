@@ -71,7 +71,9 @@ def test_the_finest_halves_are_the_field_and_carry_no_gradient():
     for h in (1 / FINEST, 2 / FINEST):
         two_halves(watched, X, at(0.5, X), at(h, X))
     assert asked == [(0.5, 0), (0.5 + 0.5 / FINEST, 0), (0.5, 1 / FINEST), (0.5 + 1 / FINEST, 1 / FINEST)]
-    gradient = mx.grad(lambda w: two_halves(lambda x, t, h: w * average(x, t, h), X, at(0, X), at(1, X)).sum())(mx.array(2.0))
+    gradient = mx.grad(
+        lambda w: two_halves(lambda x, t, h: w * average(x, t, h), X, at(0, X), at(1, X)).sum()
+    )(mx.array(2.0))
     assert gradient.item() == 0
 
 
@@ -97,7 +99,9 @@ def test_every_number_of_jumps_uses_steps_that_are_trained(steps):
 
 def test_the_estimate_is_where_a_jump_points():
     x1 = mx.array([[0.5, -0.25]])
-    states = list(jumps(lambda x, t, h: CondOT().velocity_from_data(x, x1, t, 1e-6), mx.zeros((1, 2)), [0, 0.25, 1]))
+    states = list(
+        jumps(lambda x, t, h: CondOT().velocity_from_data(x, x1, t, 1e-6), mx.zeros((1, 2)), [0, 0.25, 1])
+    )
     assert all(mx.allclose(state.x1_estimate, x1, atol=1e-6).item() for state in states)
 
 
@@ -116,7 +120,12 @@ class Net(nn.Module):
 
     def __init__(self, width=96):
         super().__init__()
-        self.layers = [nn.Linear(6, width), nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 2)]
+        self.layers = [
+            nn.Linear(6, width),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+            nn.Linear(width, 2),
+        ]
 
     def __call__(self, x, t, h):
         y = mx.concatenate([x, mx.stack([t, h, mx.sqrt(h), t * t], axis=1)], axis=1)
@@ -154,7 +163,9 @@ def test_a_trained_network_makes_one_jump_of_a_curved_flow():
     def judged(x):
         """The share that ends within 0.15 of a point, and that ends at the point where the flow does."""
         found = oracle.nearest(x)
-        return (found.distance < 0.15).mean().item(), (found.index == oracle.nearest(many.x).index).mean().item()
+        return (found.distance < 0.15).mean().item(), (
+            found.index == oracle.nearest(many.x).index
+        ).mean().item()
 
     *_, euler = solve("euler", oracle.velocity, noise, [0, 1])
     assert judged(euler.x)[0] < 0.1 and judged(many.x)[0] == 1

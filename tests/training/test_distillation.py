@@ -1,4 +1,5 @@
-"""`mlxflow distill`'s training: what the student is before a step, what it becomes, and the rules of every run."""
+"""`mlxflow distill`'s training: what the student is before a step, what it becomes, and the rules of every
+run."""
 
 import json
 
@@ -17,7 +18,14 @@ from mlxflow.training.state import checkpoints
 from tests.training import tiny, tiny_classes
 
 CLASSES = tiny_classes.SETTINGS | {"learning_rate": 5e-3, "batch": 32, "ema": 0.95, "log_every": 50}
-FLAGS = {"batch": 8, "warmup": 2, "log_every": 1, "sample_every": 1000, "validate_every": 1000, "checkpoint_every": 3}
+FLAGS = {
+    "batch": 8,
+    "warmup": 2,
+    "log_every": 1,
+    "sample_every": 1000,
+    "validate_every": 1000,
+    "checkpoint_every": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,11 @@ def data(tmp_path_factory):
 def teacher(data, tmp_path_factory):
     """A run that has learnt where the coloured bars are."""
     run = tmp_path_factory.mktemp("run") / "teacher"
-    start(run, data=data, flags=CLASSES | {"model": tiny_classes.UNET, "prediction": "data", "steps": 250, "flip": 0.5})
+    start(
+        run,
+        data=data,
+        flags=CLASSES | {"model": tiny_classes.UNET, "prediction": "data", "steps": 250, "flip": 0.5},
+    )
     return run
 
 
@@ -42,20 +54,27 @@ def uncompiled():
 
 
 def arrays_of(run, stem=""):
-    return {f"{file.stem}/{name}": np.array(array) for file in checkpoints(run)[-1].glob(f"{stem}*.safetensors")
-            for name, array in mx.load(str(file)).items()}
+    return {
+        f"{file.stem}/{name}": np.array(array)
+        for file in checkpoints(run)[-1].glob(f"{stem}*.safetensors")
+        for name, array in mx.load(str(file)).items()
+    }
 
 
 def lines(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("model", [tiny_classes.UNET, tiny_classes.DIT, tiny_classes.MAMBA, tiny.MODEL],
-                         ids=lambda m: m["kind"])
+@pytest.mark.parametrize(
+    "model", [tiny_classes.UNET, tiny_classes.DIT, tiny_classes.MAMBA, tiny.MODEL], ids=lambda m: m["kind"]
+)
 def test_the_step_size_changes_nothing_at_first_and_never_at_zero(model):
     mx.random.seed(0)
-    inputs = ((mx.random.normal((3, 6, 128)), mx.ones((3, 6), dtype=mx.bool_)) if model["kind"] == "text-unet"
-              else (mx.array([0, 1, 2]),))
+    inputs = (
+        (mx.random.normal((3, 6, 128)), mx.ones((3, 6), dtype=mx.bool_))
+        if model["kind"] == "text-unet"
+        else (mx.array([0, 1, 2]),)
+    )
     settled = model if model["kind"] == "text-unet" else model | {"classes": 3}
     plain, stepped = build(settled), build(few_step(settled))
     before = {n: a + 0.1 * mx.random.normal(a.shape) for n, a in tree_flatten(plain.parameters())}
@@ -80,21 +99,41 @@ def test_a_student_draws_in_one_step_what_the_teacher_needs_many_for(data, teach
     from mlxflow.sampling.pipeline import settings_for
 
     run = tmp_path / "few"
-    start(run, data=data, flags=FLAGS | {"teacher": str(teacher), "batch": 32, "steps": 200, "learning_rate": 2e-3,
-                                         "guidance": 2.0, "ema": 0.98, "log_every": 100, "validate_every": 100,
-                                         "sample_every": 200})
+    start(
+        run,
+        data=data,
+        flags=FLAGS
+        | {
+            "teacher": str(teacher),
+            "batch": 32,
+            "steps": 200,
+            "learning_rate": 2e-3,
+            "guidance": 2.0,
+            "ema": 0.98,
+            "log_every": 100,
+            "validate_every": 100,
+            "sample_every": 200,
+        },
+    )
     log = lines(run)
     assert [line["step"] for line in log if "teacher" in line] == [100, 200]
     assert (run / "samples" / "step-00000200.png").exists()
     config = weights.read_config(weights.resolve(run))
-    assert config["process"]["few_step"] == {"guidance": 2.0} and config["classes"] == ["blue", "green", "red"]
+    assert config["process"]["few_step"] == {"guidance": 2.0} and config["classes"] == [
+        "blue",
+        "green",
+        "red",
+    ]
     theirs, own = ClassSampler.load(teacher), ClassSampler.load(run)
     pictures = open_labelled(data, 8, 3)["train"]
     oracle = Oracle(mx.array(to_unit(pictures.images)))
 
     def drawn(sampler, *settings):
-        """Median distance of 36 pictures to the nearest of the data, the share of the right class, and the calls."""
-        made = next(sampler.draw([0, 1, 2] * 12, 36, 0, settings_for(sampler.model.config, *settings), batch=36))
+        """Median distance of 36 pictures to the nearest of the data, the share of the right class, and the
+        calls."""
+        made = next(
+            sampler.draw([0, 1, 2] * 12, 36, 0, settings_for(sampler.model.config, *settings), batch=36)
+        )
         nearest = oracle.nearest(mx.array(made.values))
         right = pictures.labels[np.array(nearest.index)] == np.arange(36) % 3
         return float(np.median(np.array(nearest.distance))), right.mean(), made.nfe
@@ -130,7 +169,11 @@ def test_a_resumed_distillation_is_the_uninterrupted_one_without_the_teachers_ru
 
 def test_micro_batches_equal_the_big_batch(data, teacher, tmp_path, uncompiled):
     for parts in (1, 4):
-        start(tmp_path / str(parts), data=data, flags=FLAGS | {"teacher": str(teacher), "accumulate": parts, "steps": 1})
+        start(
+            tmp_path / str(parts),
+            data=data,
+            flags=FLAGS | {"teacher": str(teacher), "accumulate": parts, "steps": 1},
+        )
     whole, cut = arrays_of(tmp_path / "1", "optimizer"), arrays_of(tmp_path / "4", "optimizer")
     for name in whole:
         if name.startswith("optimizer/m."):
@@ -159,8 +202,12 @@ def test_the_target_is_the_guided_field(data, teacher, tmp_path, uncompiled):
     x, t, h, v, labels = objective.arrays(next(dataset.batches(config, 0, 1, 0)), 0)
     assert h.shape == (4,) and t[::2].max().item() <= 63 / 64
     assert mx.array_equal(mx.round(t[1::2] / h), t[1::2] / h).item()
-    velocity = weights.velocity_of(theirs.network, theirs.config["process"] | {"floor": 1 / 64}, compiled=False)
-    guided = classifier_free(velocity, theirs.network.encode(labels[::2]), theirs.network.encode(mx.array([3])), 2.5)
+    velocity = weights.velocity_of(
+        theirs.network, theirs.config["process"] | {"floor": 1 / 64}, compiled=False
+    )
+    guided = classifier_free(
+        velocity, theirs.network.encode(labels[::2]), theirs.network.encode(mx.array([3])), 2.5
+    )
     np.testing.assert_allclose(v, guided(x[::2], t[::2]), atol=1e-4)
 
 
@@ -169,8 +216,12 @@ def test_words_too(tmp_path, uncompiled):
 
     data = tiny.pictures(tmp_path / "pictures")
     start(tmp_path / "teacher", data=data, flags=tiny.SETTINGS | {"steps": 2})
-    start(tmp_path / "few", data=data, flags=FLAGS | {"teacher": str(tmp_path / "teacher"), "steps": 2, "sample_every": 2,
-                                                      "validate_every": 2})
+    start(
+        tmp_path / "few",
+        data=data,
+        flags=FLAGS
+        | {"teacher": str(tmp_path / "teacher"), "steps": 2, "sample_every": 2, "validate_every": 2},
+    )
     pipeline = Pipeline.load(tmp_path / "few")
     assert pipeline.model.config["model"]["unet"]["few_step"]
     for given, calls in (({}, [1, 2, 3, 4]), ({"steps": 1}, [1]), ({"steps": 2, "solver": "heun"}, [2, 3])):
@@ -179,12 +230,15 @@ def test_words_too(tmp_path, uncompiled):
         assert settings.guidance == 1 and [frame.nfe for frame in frames] == calls
 
 
-@pytest.mark.parametrize("flags, says", [
-    ({"guidance": -1.0}, "guidance must be 0 or more"),
-    ({"batch": 9}, "batch 9 cannot be halved"),
-    ({"prediction": "velocity"}, "teacher settles prediction"),
-    ({"model": tiny_classes.DIT}, "teacher settles model"),
-])
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        ({"guidance": -1.0}, "guidance must be 0 or more"),
+        ({"batch": 9}, "batch 9 cannot be halved"),
+        ({"prediction": "velocity"}, "teacher settles prediction"),
+        ({"model": tiny_classes.DIT}, "teacher settles model"),
+    ],
+)
 def test_what_does_not_fit_the_teacher_is_a_sentence(data, teacher, tmp_path, flags, says):
     with pytest.raises(MlxflowError, match=says):
         start(tmp_path / "run", data=data, flags=FLAGS | {"teacher": str(teacher), "steps": 1} | flags)
@@ -197,12 +251,15 @@ def save(folder, config):
     return str(folder)
 
 
-@pytest.mark.parametrize("model, process, says", [
-    (tiny_classes.DIT, {"prediction": "noise"}, "predicts noise on the path condot"),
-    (tiny_classes.DIT, {"prediction": "data", "path": "vp"}, "on the path vp"),
-    (few_step(tiny_classes.DIT), {"few_step": {"guidance": 1.0}}, "in few steps already"),
-    (tiny_classes.KL, None, "is an autoencoder"),
-])
+@pytest.mark.parametrize(
+    "model, process, says",
+    [
+        (tiny_classes.DIT, {"prediction": "noise"}, "predicts noise on the path condot"),
+        (tiny_classes.DIT, {"prediction": "data", "path": "vp"}, "on the path vp"),
+        (few_step(tiny_classes.DIT), {"few_step": {"guidance": 1.0}}, "in few steps already"),
+        (tiny_classes.KL, None, "is an autoencoder"),
+    ],
+)
 def test_teachers_that_cannot_be_are_sentences(tmp_path, model, process, says):
     whole = {} if process is None else {"path": "condot", "prediction": "velocity", "floor": 0.05} | process
     file = save(tmp_path / "teacher", {"format": 1, "model": model, "process": whole})
@@ -221,8 +278,14 @@ def test_the_pictures_must_be_of_the_teachers_classes(teacher, tmp_path, uncompi
 
 def test_what_is_told_nothing_is_distilled_without_guidance(tmp_path, uncompiled):
     data = tiny_classes.unlabelled(tmp_path / "plain")
-    free = save(tmp_path / "free", {"format": 1, "model": tiny_classes.DIT | {"classes": 0},
-                                    "process": {"path": "cosine", "prediction": "velocity", "floor": 0.05}})
+    free = save(
+        tmp_path / "free",
+        {
+            "format": 1,
+            "model": tiny_classes.DIT | {"classes": 0},
+            "process": {"path": "cosine", "prediction": "velocity", "floor": 0.05},
+        },
+    )
     with pytest.raises(MlxflowError, match="set the guidance to 1"):
         start(tmp_path / "run", data=data, flags=FLAGS | {"teacher": free, "steps": 1, "guidance": 2.0})
     start(tmp_path / "run", data=data, flags=FLAGS | {"teacher": free, "steps": 1})
