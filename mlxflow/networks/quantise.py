@@ -4,7 +4,9 @@
 
 MLX multiplies with such matrices as they are: `nn.Linear` and `nn.Embedding` have a quantised form. Convolutions have
 none, and neither have vectors or tables that are no layer's: they stay floats. Which layers change follows from the
-config alone, {"bits": 8, "group_size": 32}: those whose rows are whole groups.
+config alone, {"bits": 8, "group_size": 32}: those whose rows are whole groups, and that are not small. The small ones
+are the first and the last, and carry the most: kept as floats they cost the emoji model 0.2 % in size and save four
+fifths of the loss that 4 bits add.
 """
 
 import mlx.nn as nn
@@ -14,10 +16,14 @@ from mlxflow.runtime import mx
 BITS = (4, 8)
 # The finest that MLX has. A network this small has rows of 160 numbers, which groups of 64 do not fit.
 GROUP_SIZE = 32
+LEAST = 8192
 
 
 def suitable(layer: nn.Module, group_size: int) -> bool:
-    return isinstance(layer, (nn.Linear, nn.Embedding)) and layer.weight.shape[1] % group_size == 0
+    """Whether a layer is quantised: at least LEAST numbers, in rows of whole groups."""
+    if not isinstance(layer, (nn.Linear, nn.Embedding)):
+        return False
+    return layer.weight.size >= LEAST and layer.weight.shape[1] % group_size == 0
 
 
 def quantise(network: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> nn.Module:

@@ -11,7 +11,7 @@ from mlxflow.runtime import mx
 from tests.sampling import tiny
 
 # Wide enough that MLX has something to quantise.
-UNET = {**tiny.UNET, "widths": [32, 32, 32], "heads_dim": 16}
+UNET = {**tiny.UNET, "widths": [64, 64, 64], "heads_dim": 16}
 CONFIG = tiny.config() | {"model": {**tiny.config()["model"], "unet": UNET}}
 
 

@@ -121,7 +121,7 @@ def test_quantised_weights_are_exported_as_they_are(tmp_path):
     weights.save(tmp_path / "w", random_arrays(build(config["model"])), config, dtype=mx.float32)
     read = convert.read(tmp_path / "w")
     plain, packed = (export(read.model(bits), tmp_path / f"{bits}.mlxfn").stat().st_size for bits in (None, 8))
-    assert packed < 0.5 * plain
+    assert packed < 0.6 * plain  # the graphs of three batch sizes are in both
     convert.write_weights(read, tmp_path / "q", quantise=8)
     quantised = weights.load(tmp_path / "q")
     x = mx.random.normal((1, 8, 8, 3), key=mx.random.key(0))

@@ -9,15 +9,15 @@ from mlxflow.runtime import mx
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fits, self.other = nn.Linear(64, 8), nn.Linear(48, 8)
-        self.table = nn.Embedding(5, 32)
+        self.fits, self.other, self.small = nn.Linear(64, 128), nn.Linear(48, 256), nn.Linear(64, 127)
+        self.table = nn.Embedding(256, 32)
         self.kernel = [nn.Conv2d(32, 32, 3)]
         self.bare = mx.zeros((4, 64))
 
 
 @pytest.mark.parametrize("group_size, changed", [(32, {"fits", "table"}), (64, {"fits"}), (128, set())])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_layers_whose_rows_are_whole_groups_are_quantised_and_nothing_else(bits, group_size, changed):
+def test_large_layers_whose_rows_are_whole_groups_are_quantised_and_nothing_else(bits, group_size, changed):
     network = Network()
     before = dict(tree_flatten(network.parameters()))
     after = dict(tree_flatten(quantise(network, bits, group_size).parameters()))
