@@ -17,7 +17,7 @@ from mlxflow.errors import MlxflowError
 from mlxflow.evaluation.questions import Question, questions
 from mlxflow.evaluation.retrieval import Gallery, ranks, recall
 from mlxflow.sampling.pipeline import Pipeline, Request, settings_for
-from mlxflow.weights import read_config, resolve
+from mlxflow.weights import read_config, read_metadata, resolve
 
 # For minutes, not hours: what is given in a recipe or on the command line wins.
 DEFAULTS = {"batch": 32, "learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "rehearsal": 0.5, "name_share": 0.7,
@@ -28,14 +28,12 @@ _BATCH = 8
 
 
 def continued(values: dict[str, Any], init: Path, data: Path | None) -> dict[str, Any]:
-    """The settings of a run that goes on from `init`; only `values` if that is a part of a model, without a config."""
+    """The settings of a run that goes on from `init`; only `values` if that is a part of a model: without a config of its
+    own (one beside it says nothing of it)."""
     file = resolve(init)
-    try:
-        config = read_config(file)
-    except MlxflowError:
+    if "model" in values or "config" not in read_metadata(file):
         return values
-    if "model" in values:
-        return values
+    config = read_config(file)
     if config["process"].get("few_step"):
         raise MlxflowError(f"{init} is a few-step model: fine-tune the model that it was made of, and distill that again.")
     made = {"model": config["model"]} | {ours: config["process"][theirs] for ours, theirs in _PROCESS.items()

@@ -79,6 +79,18 @@ def test_a_run_goes_on_from_the_whole_model(model, data, tmp_path):
         start(tmp_path / "other", data=data, flags=SMALL | {"rehearsal": 2.0}, init=model)
 
 
+def test_a_part_of_a_model_is_no_model(model, data, tmp_path):
+    """A file of the text encoder alone starts a run as ever, also beside a whole model's config.json."""
+    from mlxflow import weights
+
+    arrays = {n: a for n, a in weights.read_arrays(weights.resolve(model)).items() if n.startswith("text.")}
+    weights.write_arrays(tmp_path / "text.safetensors", arrays)
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
+    values = {"batch": 4}
+    assert finetune.continued(values, tmp_path / "text.safetensors", data) == values
+    assert finetune.continued(values, model, data)["rehearsal"] == 0.5
+
+
 def test_the_report_asks_both_models_for_both_kinds(model, data, tmp_path, monkeypatch):
     other = tiny.weights_folder(tmp_path / "other", seed=1)
     asked = []
