@@ -1,12 +1,13 @@
-"""Does `--best` choose better pictures? R@1 of held-out prompts with one picture each, and with the best of several.
+"""Does `--best` choose better pictures? R@1 of held-out prompts with one picture each, and with the best of
+several.
 
     python benchmarks/ranking.py --data emoji/ [--weights emoji] [--prompts 60] [-n 8]
 
-For each prompt n candidates (seeds 0 to n - 1) are drawn once and kept in a folder, so that a run that was stopped goes
-on. Retrieval is that of `mlxflow eval`: a picture counts if the nearest of all real ones is the right one. Shown are the
-mean over the candidates (what chance of the seed gives), the candidate ranked first, the one ranked last, and how many
-prompts have a right one among their candidates at all (no ranking can do better); intervals are bootstrapped over
-prompts.
+For each prompt n candidates (seeds 0 to n - 1) are drawn once and kept in a folder, so that a run that was
+stopped goes on. Retrieval is that of `mlxflow eval`: a picture counts if the nearest of all real ones is the
+right one. Shown are the mean over the candidates (what chance of the seed gives), the candidate ranked first,
+the one ranked last, and how many prompts have a right one among their candidates at all (no ranking can do
+better); intervals are bootstrapped over prompts.
 """
 
 import argparse

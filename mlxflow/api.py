@@ -1,7 +1,8 @@
-"""mlxflow from Python: load a model once, then draw and edit with it. Pictures are PIL images, RGBA, straight alpha.
+"""mlxflow from Python: load a model once, then draw and edit with it. Pictures are PIL images, RGBA, straight
+alpha.
 
-Everything is deterministic in the words, the seed, the settings and the weights; a seed that is not given is random
-and stands in the picture's `info["made_by"]`, with all else that made it.
+Everything is deterministic in the words, the seed, the settings and the weights; a seed that is not given is
+random and stands in the picture's `info["made_by"]`, with all else that made it.
 """
 
 import secrets
@@ -27,8 +28,8 @@ Picture = Image.Image | str | Path
 class Preview(NamedTuple):
     """How a picture looks after a step: the model's estimate of what it will be.
 
-    index: which picture, from 0; step: steps done; t: the time reached, 0 noise to 1; nfe: evaluations of the network so
-    far; image: the estimate, and at t = 1 the picture itself.
+    index: which picture, from 0; step: steps done; t: the time reached, 0 noise to 1; nfe: evaluations of the
+    network so far; image: the estimate, and at t = 1 the picture itself.
     """
 
     index: int
@@ -50,10 +51,10 @@ def load(weights: str | Path = "emoji") -> "Model":
 class Model:
     """Draws and edits. One at a time: a model is not for several threads at once.
 
-    Settings, where a method takes them, are those of the command line: steps (1 to 1000), solver ("euler", "midpoint",
-    "heun", "rk4", "dopri5", "sde"), guidance (0 to 100; 1 is the plain model) and negative (words to keep away from).
-    What is not given is the model's own default. All methods raise MlxflowError for values out of range and for words
-    in which there is none that the model knows.
+    Settings, where a method takes them, are those of the command line: steps (1 to 1000), solver ("euler",
+    "midpoint", "heun", "rk4", "dopri5", "sde"), guidance (0 to 100; 1 is the plain model) and negative (words
+    to keep away from). What is not given is the model's own default. All methods raise MlxflowError for
+    values out of range and for words in which there is none that the model knows.
     """
 
     def __init__(self, pipeline: Pipeline):
@@ -77,14 +78,14 @@ class Model:
                  **settings):
         """Pictures of a prompt, or of each of several.
 
-        One picture for one prompt, and a list as soon as `n`, `best`, several prompts or several seeds ask for one (in
-        the order of the prompts, then the seeds).
+        One picture for one prompt, and a list as soon as `n`, `best`, several prompts or several seeds ask
+        for one (in the order of the prompts, then the seeds).
 
-        n: pictures of each prompt. seed: of the first picture (the next has seed + 1), or a list with one for each.
-        best: keep so many of each prompt's n (by default 4 x best), the best first, by the model's own judgement. vary:
-        n variations of each picture instead, 0 (the same) to 1 (another one). size: 64, 128, 256 or 512 pixels.
-        background: a colour instead of transparency; the picture is then RGB. batch: how many to draw at once; 1 gives
-        the same bits whatever else is drawn.
+        n: pictures of each prompt. seed: of the first picture (the next has seed + 1), or a list with one for
+        each. best: keep so many of each prompt's n (by default 4 x best), the best first, by the model's own
+        judgement. vary: n variations of each picture instead, 0 (the same) to 1 (another one). size: 64, 128,
+        256 or 512 pixels. background: a colour instead of transparency; the picture is then RGB. batch: how
+        many to draw at once; 1 gives the same bits whatever else is drawn.
         """
         several = not isinstance(prompt, str) or n is not None or best is not None or vary is not None \
             or isinstance(seed, Sequence)
@@ -106,7 +107,9 @@ class Model:
 
     def stream(self, prompt: str | Sequence[str], *, n: int = 1, seed: int | Sequence[int] | None = None,
                **settings: Any) -> Iterator[Preview]:
-        """The same pictures while they are drawn: a Preview after each step of each, x1 as the model sees it by then."""
+        """The same pictures while they are drawn: a Preview after each step of each, x1 as the model sees it
+        by then.
+        """
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         chosen, index, step = self._settings(settings), 0, 0
         for group in _groups(texts, n, seed, None, None):
@@ -117,7 +120,9 @@ class Model:
                     index, step = index + 1, 0
 
     def scores(self, prompt: str, pictures: Sequence[Image.Image]) -> list[float]:
-        """How well pictures of the model's size fit a prompt, by the model itself: more is better (ranking.py)."""
+        """How well pictures of the model's size fit a prompt, by the model itself: more is better
+        (ranking.py).
+        """
         wrong = [picture.size for picture in pictures if picture.size != (self.size, self.size)]
         if wrong:
             raise MlxflowError(f"Pictures to be scored are {self.size} x {self.size}, not {wrong[0][0]} x {wrong[0][1]}.")
@@ -127,7 +132,9 @@ class Model:
 
     def redraw(self, picture: Picture, prompt: str, *, strength: float = 0.6, seed: int | None = None,
                **settings: Any) -> Image.Image:
-        """The picture drawn again by a prompt (image to image). strength: near 0 changes little, 1 everything."""
+        """The picture drawn again by a prompt (image to image). strength: near 0 changes little, 1
+        everything.
+        """
         desk = self._desk(settings)
         return self._marked(desk, desk.redraw(picture, prompt, strength=strength, seed=_seed(seed)))
 
@@ -136,7 +143,8 @@ class Model:
                 seed: int | None = None, **settings: Any) -> Image.Image:
         """A part drawn anew; every other pixel is the picture's own, at its own size.
 
-        mask: a picture of the same size, white where to draw, or a bool array `[H, W]`. box: (left, top, right, bottom).
+        mask: a picture of the same size, white where to draw, or a bool array `[H, W]`. box: (left, top,
+        right, bottom).
         """
         if (mask is None) == (box is None):
             raise MlxflowError("Say which part to draw anew: either mask or box.")
@@ -146,7 +154,9 @@ class Model:
 
     def reword(self, picture: Picture, prompt: str, *, was: str | None = None, keep: float | None = None, seed: int = 0,
                **settings: Any) -> Image.Image:
-        """The picture's exact noise, found by running the flow backwards under the words `was`, drawn by other words."""
+        """The picture's exact noise, found by running the flow backwards under the words `was`, drawn by
+        other words.
+        """
         desk = self._desk(settings)
         return self._marked(desk, desk.reword(picture, prompt, was=was, keep=keep, seed=seed))
 
@@ -156,7 +166,8 @@ class Model:
         return self._desk(settings).morph(first, second, frames=frames, seed=_seed(seed))
 
     def save(self, picture: Image.Image, path: str | Path, *, metadata: bool = True, force: bool = False) -> Path:
-        """Writes a picture as the ending says (.png, .webp, .gif, .apng, .svg), with what made it, whole or not at all.
+        """Writes a picture as the ending says (.png, .webp, .gif, .apng, .svg), with what made it, whole or
+        not at all.
 
         A file that exists is kept, and the next free number used, unless `force`. Returns the path.
         """

@@ -1,4 +1,6 @@
-"""Weights that the user has added under a name: `$XDG_DATA_HOME/mlxflow/weights/NAME/`, whole or not there at all."""
+"""Weights that the user has added under a name: `$XDG_DATA_HOME/mlxflow/weights/NAME/`, whole or not there at
+all.
+"""
 
 import os
 import re
@@ -12,10 +14,12 @@ from mlxflow.runtime import mx
 
 
 def add(source: str | Path, name: str | None = None, force: bool = False) -> Path:
-    """Copies weights, checked and in float16 (quantised ones as they are), with the files that they need: their folder.
+    """Copies weights, checked and in float16 (quantised ones as they are), with the files that they need:
+    their folder.
 
-    source: what `weights.resolve` takes. name: letters, digits, dashes, dots and underscores; the source's own if None.
-    Raises MlxflowError for a name that is taken (one that was added may be replaced with `force`) or no name at all.
+    source: what `weights.resolve` takes. name: letters, digits, dashes, dots and underscores; the source's
+    own if None. Raises MlxflowError for a name that is taken (one that was added may be replaced with
+    `force`) or no name at all.
     """
     model = weights.load(source)
     if name is None:
@@ -47,7 +51,9 @@ def add(source: str | Path, name: str | None = None, force: bool = False) -> Pat
 
 
 def remove(name: str) -> Path:
-    """Removes weights that were added; returns where they were. Raises MlxflowError for shipped or unknown ones."""
+    """Removes weights that were added; returns where they were. Raises MlxflowError for shipped or unknown
+    ones.
+    """
     _check(name)
     target = paths.user_weights_dir() / name
     if name in shipped() and not target.exists():

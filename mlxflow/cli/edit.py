@@ -9,7 +9,8 @@ import typer
 
 from mlxflow.cli.options import CHOOSING, DRAWING, OUTPUT, WORDS, DeviceOption, ShowOption, WeightsOption
 
-# As in generate: the products are small, and OpenBLAS's threads wait in a spin. Set before the runtime loads it.
+# As in generate: the products are small, and OpenBLAS's threads wait in a spin. Set before the runtime loads
+# it.
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -203,7 +204,8 @@ def morph(
     force: ForceOption = False,
     show: ShowOption = None,
 ) -> None:
-    """One picture becoming another, and back, as an animation: from words to words, or from picture to picture.
+    """One picture becoming another, and back, as an animation: from words to words, or from picture to
+    picture.
 
     Example: mlxflow edit morph "full moon" "sun with face" --seed 7 -o moon.gif
     """

@@ -9,8 +9,10 @@ import typer
 
 from mlxflow.cli.options import (CHOOSING, DRAWING, OUTPUT, WORDS, DeviceOption, ShowOption, WeightsOption)
 
-# One picture's products are too small to share between cores, and OpenBLAS's threads wait in a spin: beside any
-# other load two of them draw 40 times slower than one. Set before the runtime loads it; a user's choice stands.
+# One picture's products are too small to share between cores, and OpenBLAS's threads wait in a spin: beside
+# any
+# other load two of them draw 40 times slower than one. Set before the runtime loads it; a user's choice
+# stands.
 if "OMP_NUM_THREADS" not in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -1,4 +1,6 @@
-"""`--help` of a command in plain text: its options under headings by use, in the order in which they are declared."""
+"""`--help` of a command in plain text: its options under headings by use, in the order in which they are
+declared.
+"""
 
 from typer.core import TyperCommand
 
@@ -6,7 +8,9 @@ OTHER = "Options"
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options are listed by their `rich_help_panel`; typer itself does so only with rich's slow help."""
+    """A command whose options are listed by their `rich_help_panel`; typer itself does so only with rich's
+    slow help.
+    """
 
     def format_options(self, ctx, formatter) -> None:
         arguments, groups = [], {}

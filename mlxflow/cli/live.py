@@ -1,7 +1,7 @@
 """What a terminal shows while pictures are drawn: the pictures so far, and a bar with steps and time.
 
-All on standard error, and nothing where that is no terminal. The newest pictures stand side by side and stay when
-the work is done; the bar goes.
+All on standard error, and nothing where that is no terminal. The newest pictures stand side by side and stay
+when the work is done; the bar goes.
 """
 
 import os
@@ -25,7 +25,8 @@ def wants_pictures(show: bool | None) -> bool:
 
 
 class Live:
-    """`with Live(...) as live:` then live.step(...) after each step of each picture, and live.say(path) for results.
+    """`with Live(...) as live:` then live.step(...) after each step of each picture, and live.say(path) for
+    results.
 
     total: pictures; steps: of each; show: True, False, or None for what the terminal can.
     """
@@ -63,7 +64,9 @@ class Live:
         return self
 
     def step(self, index: int, step: int, pixels, t: float) -> None:
-        """Picture `index` (from 0) has done `step` steps and looks like `pixels` (uint8 [S, S, 4]); t = 1 is done."""
+        """Picture `index` (from 0) has done `step` steps and looks like `pixels` (uint8 [S, S, 4]); t = 1 is
+        done.
+        """
         if not self.open:
             return
         now = time.monotonic()

@@ -1,4 +1,6 @@
-"""Options that several commands share, as annotated types; and the headings under which `--help` lists options."""
+"""Options that several commands share, as annotated types; and the headings under which `--help` lists
+options.
+"""
 
 import os
 from typing import Annotated, Literal

@@ -1,4 +1,6 @@
-"""`mlxflow weights`: what `--weights NAME` can name; add a run or a file under a name, and remove it again."""
+"""`mlxflow weights`: what `--weights NAME` can name; add a run or a file under a name, and remove it
+again.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,8 @@
-"""The embedded emoji as a data folder of its own: what a fine-tuned model rehearses, so that it does not forget.
+"""The embedded emoji as a data folder of its own: what a fine-tuned model rehearses, so that it does not
+forget.
 
-It is made once, in the user's cache folder, named by what it is made from; a temporary one serves where that cannot be
-written.
+It is made once, in the user's cache folder, named by what it is made from; a temporary one serves where that
+cannot be written.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ from mlxflow.paths import assets_dir, cache_dir
 
 @cache
 def embedded_folder() -> Path:
-    """The folder of the embedded set, 3,925 pictures of 64x64 with captions; made if it is missing (some seconds)."""
+    """The folder of the embedded set, 3,925 pictures of 64x64 with captions; made if it is missing (some
+    seconds).
+    """
     content = hashlib.sha256()
     for name in ("noto-64.webp", "noto-64.txt", "captions.jsonl"):
         content.update((assets_dir() / name).read_bytes())

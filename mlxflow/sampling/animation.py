@@ -1,7 +1,7 @@
 """Moving pictures: the way from noise to a picture, and other sequences, as the frames of a file.
 
-GIF has no soft edges, and noise has nothing else: a trajectory's frames lie on white there, or on a colour that was
-chosen. APNG and WebP keep them transparent.
+GIF has no soft edges, and noise has nothing else: a trajectory's frames lie on white there, or on a colour
+that was chosen. APNG and WebP keep them transparent.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def trajectory(paths: Sequence[Sequence[np.ndarray]], columns: int, *, size: int
                background: str | None = None) -> list[Image.Image]:
     """Frames of several pictures becoming themselves side by side; one alone fills the frame.
 
-    paths: for each picture its states, float32 `[S, S, 4]`, premultiplied; a shorter one waits at its end. size: of
-    each picture, in pixels.
+    paths: for each picture its states, float32 `[S, S, 4]`, premultiplied; a shorter one waits at its end.
+    size: of each picture, in pixels.
     """
     frames = []
     for i in range(max(map(len, paths))):

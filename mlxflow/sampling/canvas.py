@@ -1,7 +1,9 @@
-"""Any picture as a model sees it, and back: fitted to S x S for editing, and put back so that the rest is untouched.
+"""Any picture as a model sees it, and back: fitted to S x S for editing, and put back so that the rest is
+untouched.
 
-A picture of another size or shape is scaled into the middle of the square. What was edited there comes back at the
-picture's own size, and only where the mask says so: everywhere else the original's pixels are copied, bit for bit.
+A picture of another size or shape is scaled into the middle of the square. What was edited there comes back
+at the picture's own size, and only where the mask says so: everywhere else the original's pixels are copied,
+bit for bit.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from mlxflow.sampling.resize import area, resized
 
 @dataclass(frozen=True)
 class Canvas:
-    """original: RGBA `[H, W]`, straight alpha; values: float32 `[S, S, 4]` in [-1, 1], premultiplied, what a model sees."""
+    """original: RGBA `[H, W]`, straight alpha; values: float32 `[S, S, 4]` in [-1, 1], premultiplied, what a
+    model sees.
+    """
 
     original: Image.Image
     values: np.ndarray
@@ -35,8 +39,8 @@ class Canvas:
         return self.values.shape[0]
 
     def picture(self, values: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
-        """What became of `values` `[S, S, 4]` as a picture: S x S itself, or with mask (bool `[H, W]`, True is new) the
-        original with that part replaced."""
+        """What became of `values` `[S, S, 4]` as a picture: S x S itself, or with mask (bool `[H, W]`, True
+        is new) the original with that part replaced."""
         made = Image.fromarray(unpremultiply(np.clip(values, -1, 1)))
         if mask is None:
             return made
@@ -85,7 +89,9 @@ class Canvas:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture file as RGBA, first frame, upright. Raises MlxflowError for a file that is missing, broken or huge."""
+    """A picture file as RGBA, first frame, upright. Raises MlxflowError for a file that is missing, broken or
+    huge.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

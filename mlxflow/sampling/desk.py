@@ -1,4 +1,6 @@
-"""Editing as a whole: picture files and words in, picture files out. `mlxflow edit` and the Python interface use it."""
+"""Editing as a whole: picture files and words in, picture files out. `mlxflow edit` and the Python interface
+use it.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,7 +73,9 @@ class Desk:
 
     def reword(self, picture, words: str, *, was: str | None = None, keep: float | None = None, seed: int = 0,
                report: Report = _quiet) -> Image.Image:
-        """Inversion, then other words; see `edit.invert`. was: what the picture shows (None: what its metadata say)."""
+        """Inversion, then other words; see `edit.invert`. was: what the picture shows (None: what its
+        metadata say).
+        """
         canvas, was = self._canvas(picture), self._shows(picture) if was is None else was
         self._words(words)
         if was:
@@ -87,7 +91,9 @@ class Desk:
         return canvas.picture(values)
 
     def restyle(self, picture, style: str, *, was: str | None = None, report: Report = _quiet) -> Image.Image:
-        """`reword` to the same words in another style. Raises MlxflowError when the weights do not know it."""
+        """`reword` to the same words in another style. Raises MlxflowError when the weights do not know
+        it.
+        """
         styles = self.pipeline.model.config.get("styles", [])
         if not styles:
             raise MlxflowError(f"{self.pipeline.model.source} knows one style only: to change styles, train on a folder "

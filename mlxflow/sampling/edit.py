@@ -2,14 +2,14 @@
 
     redraw   noise the picture to t = 1 - strength along the path, and draw on from there
              (Meng et al. 2022, "SDEdit")
-    inpaint  the same with a mask: after every step what is known is put back, noised to the time reached; going
-             back and redoing a step lets both parts agree (Lugmayr et al. 2022, "RePaint")
+    inpaint  the same with a mask: after every step what is known is put back, noised to the time reached;
+             going back and redoing a step lets both parts agree (Lugmayr et al. 2022, "RePaint")
     invert   the flow run backwards: the noise that draws the picture
     reword   that noise drawn under other words
     morph    noise along a great circle, the guided velocities of both ends mixed
 
-Values are float32 `[S, S, 4]` in [-1, 1], premultiplied (canvas.py makes them of any picture). All is deterministic
-in (picture, words, seed, settings, weights).
+Values are float32 `[S, S, 4]` in [-1, 1], premultiplied (canvas.py makes them of any picture). All is
+deterministic in (picture, words, seed, settings, weights).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,9 @@ def times_from(start: float, steps: int, last: float) -> list[float]:
 
 
 def guided(pipeline: Pipeline, prompt: str, settings: Settings) -> solvers.Velocity:
-    """The velocity(x, t) of a prompt under the settings' guidance; an empty prompt is the model that is told nothing."""
+    """The velocity(x, t) of a prompt under the settings' guidance; an empty prompt is the model that is told
+    nothing.
+    """
     null = pipeline.encode(settings.negative) if settings.negative else pipeline.null
     if not prompt:
         return guide.classifier_free(pipeline.velocity, pipeline.null, null, 1.0)
@@ -51,7 +53,9 @@ def guided(pipeline: Pipeline, prompt: str, settings: Settings) -> solvers.Veloc
 
 def one_step(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, t: float, t_next: float, solver: str,
              key: mx.array | None = None) -> solvers.State:
-    """From t to t_next, either way; a step that ends at t = 1 goes straight to the data that it was heading for."""
+    """From t to t_next, either way; a step that ends at t = 1 goes straight to the data that it was heading
+    for.
+    """
     name = "euler" if t_next == 1 else solver
     own = {"key": key} if name == "sde" else {}
     for state in solvers.solve(name, velocity, x, [t, t_next], pipeline.path, **own):
@@ -63,8 +67,9 @@ def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: flo
            rounds: int = 1, seed: int = 0, settings: Settings = Settings(), report: Report = _quiet) -> np.ndarray:
     """The picture drawn again by the prompt, from `1 - strength` of the path on; values `[S, S, 4]`.
 
-    strength: near 0 changes little, 1 everything. mask: bool `[S, S]`, True is drawn anew, the rest stays as it is to
-    the bit. rounds: how often each step is taken (only with a mask). Raises MlxflowError for numbers out of range.
+    strength: near 0 changes little, 1 everything. mask: bool `[S, S]`, True is drawn anew, the rest stays as
+    it is to the bit. rounds: how often each step is taken (only with a mask). Raises MlxflowError for numbers
+    out of range.
     """
     if not 0 < strength <= 1:
         raise MlxflowError(f"The strength must be above 0 and at most 1, not {strength:g}.")
@@ -92,8 +97,8 @@ def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: flo
 
 
 def _back(pipeline: Pipeline, x: mx.array, t: float, earlier: float, key: mx.array) -> mx.array:
-    """A state at t noised to an earlier time: x' = r x + sqrt(s'^2 - r^2 s^2) noise with r = a' / a, which has the
-    marginal of the earlier time."""
+    """A state at t noised to an earlier time: x' = r x + sqrt(s'^2 - r^2 s^2) noise with r = a' / a, which
+    has the marginal of the earlier time."""
     (a, s), (a_earlier, s_earlier) = ((pipeline.path.a(time).item(), pipeline.path.s(time).item())
                                       for time in (mx.array(t), mx.array(earlier)))
     r = a_earlier / a
@@ -103,8 +108,8 @@ def _back(pipeline: Pipeline, x: mx.array, t: float, earlier: float, key: mx.arr
 
 @dataclass(frozen=True)
 class Inversion:
-    """noise: float32 `[1, S, S, 4]`, standard normal to the model; residual: what the picture has beyond the one that
-    this noise draws under the same words, `[S, S, 4]`: what the model cannot draw."""
+    """noise: float32 `[1, S, S, 4]`, standard normal to the model; residual: what the picture has beyond the
+    one that this noise draws under the same words, `[S, S, 4]`: what the model cannot draw."""
 
     noise: mx.array
     residual: np.ndarray
@@ -113,9 +118,9 @@ class Inversion:
 def backwards(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, times: list[float], solver: str) -> mx.array:
     """The state at times[0] that the solver carries to x at times[-1].
 
-    Each step is run backwards, then corrected, y <- y + (x - step(y)), until a forward step returns to x: the inverse of
-    the *discrete* flow, so that drawing again repeats the picture with as few steps as it was made with. dopri5 is
-    within its own tolerance either way and needs no correction.
+    Each step is run backwards, then corrected, y <- y + (x - step(y)), until a forward step returns to x: the
+    inverse of the *discrete* flow, so that drawing again repeats the picture with as few steps as it was made
+    with. dopri5 is within its own tolerance either way and needs no correction.
     """
     if solver == "sde":
         raise MlxflowError("The sde solver adds noise on the way and cannot be run backwards: choose another solver.")
@@ -138,10 +143,10 @@ def invert(pipeline: Pipeline, values: np.ndarray, prompt: str = "", *, seed: in
            settings: Settings = Settings(guidance=1.0)) -> Inversion:
     """The noise of a picture under a prompt (none: the model that is told nothing).
 
-    The last step of drawing goes straight to the data and has no inverse: before it a picture is x_t = a x1 + s z with
-    z the noise of `seed`, and from there the solver runs backwards. What the last step then misses is the residual, so
-    that `render` under the same words and settings returns the picture itself. Guidance above 1 makes the flow less
-    smooth, and inversion less accurate.
+    The last step of drawing goes straight to the data and has no inverse: before it a picture is x_t = a x1 +
+    s z with z the noise of `seed`, and from there the solver runs backwards. What the last step then misses
+    is the residual, so that `render` under the same words and settings returns the picture itself. Guidance
+    above 1 makes the flow less smooth, and inversion less accurate.
     """
     velocity, x1 = guided(pipeline, prompt, settings), mx.array(values)[None]
     times = time_grid(settings.steps, pipeline.last)
@@ -155,7 +160,9 @@ def invert(pipeline: Pipeline, values: np.ndarray, prompt: str = "", *, seed: in
 
 def render(pipeline: Pipeline, inversion: Inversion, prompt: str, *, keep: float = 1.0,
            settings: Settings = Settings(guidance=1.0), report: Report = _quiet) -> np.ndarray:
-    """Draws the noise of an inversion under a prompt, and adds `keep` times its residual: values `[S, S, 4]`."""
+    """Draws the noise of an inversion under a prompt, and adds `keep` times its residual: values `[S, S,
+    4]`.
+    """
     for i, x1 in enumerate(_drawn(pipeline, guided(pipeline, prompt, settings), inversion.noise, settings), 1):
         values = x1 + keep * inversion.residual
         report(i, values, 1.0 if i == settings.steps else i / (settings.steps + 1))
@@ -183,8 +190,10 @@ class End:
 
 
 def on_circle(a: mx.array, b: mx.array, share: float) -> mx.array:
-    """The way from a to b on the great circle, whose points are as long as normal noise is (a straight line's are
-    shorter): sin((1 - share) w) / sin w a + sin(share w) / sin w b, w the angle between them (Shoemake 1985)."""
+    """The way from a to b on the great circle, whose points are as long as normal noise is (a straight line's
+    are shorter): sin((1 - share) w) / sin w a + sin(share w) / sin w b, w the angle between them (Shoemake
+    1985).
+    """
     cosine = ((a * b).sum() / mx.maximum(mx.sqrt((a * a).sum() * (b * b).sum()), 1e-12)).item()
     angle = float(np.arccos(np.clip(cosine, -1, 1)))
     if np.sin(angle) < 1e-4:
@@ -193,7 +202,8 @@ def on_circle(a: mx.array, b: mx.array, share: float) -> mx.array:
 
 
 def morph(pipeline: Pipeline, first: End, second: End, frames: int, settings: Settings = Settings()) -> Iterator[np.ndarray]:
-    """`frames` pictures from one end to the other, values `[S, S, 4]`; the first and the last are the ends themselves.
+    """`frames` pictures from one end to the other, values `[S, S, 4]`; the first and the last are the ends
+    themselves.
 
     The velocity is null + guidance ((1 - w) first + w second - null), linear in the share w of the way.
     """

@@ -1,8 +1,9 @@
 """Pictures and animations to the bytes of a file, by its ending: .png .apng .webp .gif .svg.
 
-What made a picture is written into each of them (metadata.py), or left out. Encoding is deterministic: the same
-picture is the same bytes. PNG, APNG and WebP are lossless (WebP lossy below a quality of 100). GIF has 255 colours
-and pixels that are there or not; SVG is traced by vtracer from a larger copy and is smooth at any size.
+What made a picture is written into each of them (metadata.py), or left out. Encoding is deterministic: the
+same picture is the same bytes. PNG, APNG and WebP are lossless (WebP lossy below a quality of 100). GIF has
+255 colours and pixels that are there or not; SVG is traced by vtracer from a larger copy and is smooth at any
+size.
 """
 
 import io
@@ -36,9 +37,10 @@ def encode(image: Image.Image, suffix: str, made_by: dict | None = None, descrip
            colours: int = 256, quality: int = 100, trace: Image.Image | None = None) -> bytes:
     """The file of a picture, RGB or RGBA with straight alpha.
 
-    made_by: what goes into the metadata (None: nothing does). colours: fewer than 256 make PNG a palette, and GIF's
-    smaller. quality: of WebP, 0 to 100; 100 is lossless. trace: what SVG is traced from, if not the picture itself
-    (a picture before it was made larger). Raises MlxflowError for another suffix, or SVG without vtracer.
+    made_by: what goes into the metadata (None: nothing does). colours: fewer than 256 make PNG a palette, and
+    GIF's smaller. quality: of WebP, 0 to 100; 100 is lossless. trace: what SVG is traced from, if not the
+    picture itself (a picture before it was made larger). Raises MlxflowError for another suffix, or SVG
+    without vtracer.
     """
     if suffix == ".svg":
         return _svg(trace or image, image.size, made_by, description)
@@ -83,7 +85,9 @@ def encode_frames(frames: Sequence[Image.Image], milliseconds: Sequence[int], su
 
 
 def to_palette(image: Image.Image, colours: int, hard: bool = False) -> Image.Image:
-    """The picture in at most `colours` colours. hard: its pixels are there or not, and index 0 is what is not."""
+    """The picture in at most `colours` colours. hard: its pixels are there or not, and index 0 is what is
+    not.
+    """
     if image.mode != "RGBA":
         return image.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     if not hard:

@@ -1,8 +1,9 @@
 """What made a picture, in the picture: written into every format that has room for it, and read back.
 
-PNG and APNG: iTXt chunks `Description`, `Software` and `mlxflow` (JSON). WebP: an XMP packet with dc:description and
-mlxflow:made_by (the JSON). GIF: a comment. SVG: <desc> and <metadata>. No time stamps: the same picture is the same
-bytes. Reading trusts nothing: what is not a JSON object of ours is as good as nothing.
+PNG and APNG: iTXt chunks `Description`, `Software` and `mlxflow` (JSON). WebP: an XMP packet with
+dc:description and mlxflow:made_by (the JSON). GIF: a comment. SVG: <desc> and <metadata>. No time stamps: the
+same picture is the same bytes. Reading trusts nothing: what is not a JSON object of ours is as good as
+nothing.
 """
 
 import json
@@ -110,7 +111,9 @@ def _svg_text(path: Path) -> str | None:
 
 
 def _element_text(xml: str) -> str | None:
-    """The text of the made_by element; None where there is none. Documents with entities of their own are refused."""
+    """The text of the made_by element; None where there is none. Documents with entities of their own are
+    refused.
+    """
     if "made_by" not in xml or "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         return None
     try:

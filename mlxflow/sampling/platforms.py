@@ -2,10 +2,11 @@
 
     slack     custom emoji: 128 x 128, less than 128 KB; PNG or GIF
     discord   custom emoji: 128 x 128, at most 256 KB; PNG, WebP or GIF
-    sticker   512 x 512: WebP of less than 100 KB is WhatsApp's sticker and Telegram's; PNG at most 512 KB is Telegram's
+    sticker   512 x 512: WebP of less than 100 KB is a sticker of WhatsApp and of Telegram; PNG of at most
+              512 KB one of Telegram
 
-KB is taken as 1,000 bytes, which also keeps limits that count 1,024. A picture that is too heavy is written with
-fewer colours (PNG, GIF), or as lossy WebP, no worse than it must be.
+KB is taken as 1,000 bytes, which also keeps limits that count 1,024. A picture that is too heavy is written
+with fewer colours (PNG, GIF), or as lossy WebP, no worse than it must be.
 """
 
 from typing import NamedTuple

@@ -1,13 +1,15 @@
 """Which of several pictures of a prompt fits it best, by the model that drew them.
 
-A model that was told the prompt predicts a picture of it better than one that was told nothing. For a picture x1 and
-fixed pairs of noise x0 and time t, with x_t = a x1 + s x0,
+A model that was told the prompt predicts a picture of it better than one that was told nothing. For a picture
+x1 and fixed pairs of noise x0 and time t, with x_t = a x1 + s x0,
 
-    score(x1) = mean over pairs of (|D(x_t, t, null) - x1|^2 - |D(x_t, t, prompt) - x1|^2) / |D(x_t, t, null) - x1|^2,
+    score(x1) = mean over pairs of (|D(x_t, t, null) - x1|^2 - |D(x_t, t, prompt) - x1|^2) / |D(x_t, t, null)
+    - x1|^2,
 
-D being the prediction of the data: the share of the error that the words take away. It is the denoising estimate of
-the pointwise mutual information of picture and prompt (Kong et al. 2023, "Information-theoretic diffusion"; Li et al.
-2023, "Your diffusion model is secretly a zero-shot classifier"), and every picture is judged by the same noises.
+D being the prediction of the data: the share of the error that the words take away. It is the denoising
+estimate of the pointwise mutual information of picture and prompt (Kong et al. 2023, "Information-theoretic
+diffusion"; Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier"), and every picture is
+judged by the same noises.
 """
 
 from collections.abc import Sequence
@@ -26,9 +28,11 @@ _SEED = 23
 
 def scores(pipeline: Pipeline, prompt: str, pictures: np.ndarray, times: Sequence[float] = TIMES,
            seed: int = 0) -> np.ndarray:
-    """How well pictures, uint8 `[N, S, S, 4]` with straight alpha, fit the prompt: float64 `[N]`, more is better.
+    """How well pictures, uint8 `[N, S, S, 4]` with straight alpha, fit the prompt: float64 `[N]`, more is
+    better.
 
-    Two evaluations of the network for each picture and time. Raises MlxflowError for a prompt without a known word.
+    Two evaluations of the network for each picture and time. Raises MlxflowError for a prompt without a known
+    word.
     """
     condition, path = pipeline.encode(prompt), pipeline.path
     generator = np.random.default_rng([seed, _SEED])
@@ -48,5 +52,7 @@ def scores(pipeline: Pipeline, prompt: str, pictures: np.ndarray, times: Sequenc
 
 
 def best(pipeline: Pipeline, prompt: str, pictures: np.ndarray, count: int) -> list[int]:
-    """The numbers of the `count` pictures that fit the prompt best, the best first; equal ones in their order."""
+    """The numbers of the `count` pictures that fit the prompt best, the best first; equal ones in their
+    order.
+    """
     return np.argsort(-scores(pipeline, prompt, pictures), kind="stable")[:count].tolist()

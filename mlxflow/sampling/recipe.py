@@ -3,7 +3,8 @@
     one picture    {"prompt", "seed", "variations"?, ...}
     a sheet        {"pictures": [{"prompt", "seed", "variations"?}, ...], "columns", "captions", ...}
 
-and for both steps, solver, guidance, negative?, background?, size?, for?, weights (SHA-256 of the file), version.
+and for both steps, solver, guidance, negative?, background?, size?, for?, weights (SHA-256 of the file),
+version.
 """
 
 import re
@@ -76,7 +77,9 @@ class Recipe:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a picture's metadata. Raises MlxflowError when it holds none that `generate` can repeat."""
+    """The recipe in a picture's metadata. Raises MlxflowError when it holds none that `generate` can
+    repeat.
+    """
     made = metadata.read(path)
     if made is None:
         raise MlxflowError(f"{path} does not say what made it: only pictures with mlxflow's metadata can be repeated "

@@ -1,8 +1,8 @@
 """Pictures of other sizes, without halos: resampled premultiplied, and never beyond what was there.
 
-Larger: along each axis Catmull-Rom's cubic through four pixels (Keys 1981, a = -1/2), held between the two nearest
-of them. The cubic keeps edges as sharp as they are, and the holding leaves no ringing: no light or dark line beside
-an outline, on any background. Smaller: the exact average over the area that a pixel covers.
+Larger: along each axis Catmull-Rom's cubic through four pixels (Keys 1981, a = -1/2), held between the two
+nearest of them. The cubic keeps edges as sharp as they are, and the holding leaves no ringing: no light or
+dark line beside an outline, on any background. Smaller: the exact average over the area that a pixel covers.
 """
 
 import numpy as np
@@ -41,8 +41,8 @@ def area(line: np.ndarray, size: int) -> np.ndarray:
 
 
 def resized(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-    """A picture, RGB or RGBA with straight alpha, at another size (of both sides, or width and height); the same one
-    if it has the size."""
+    """A picture, RGB or RGBA with straight alpha, at another size (of both sides, or width and height); the
+    same one if it has the size."""
     width, height = (size, size) if isinstance(size, int) else size
     if image.size == (width, height):
         return image

@@ -6,9 +6,9 @@
     blocks   U+2580 and U+2584 in 24-bit colour, or the 256 colours of old: a character is two pixels
     off      nothing
 
-Each function gives the text that draws a picture from the cursor on, within `columns` x `rows` characters; where it
-leaves the cursor differs, so that the caller saves and restores it. Nothing here writes to the terminal but `detect`,
-which may ask it what it can do.
+Each function gives the text that draws a picture from the cursor on, within `columns` x `rows` characters;
+where it leaves the cursor differs, so that the caller saves and restores it. Nothing here writes to the
+terminal but `detect`, which may ask it what it can do.
 """
 
 import base64
@@ -33,7 +33,9 @@ CELL = (10, 20)
 
 def draw(image: Image.Image, protocol: str, columns: int, rows: int, *, true_colour: bool = True,
          cell: tuple[int, int] = CELL) -> str:
-    """The text that draws an RGBA picture into `columns` x `rows` characters. cell: a character in pixels (sixel)."""
+    """The text that draws an RGBA picture into `columns` x `rows` characters. cell: a character in pixels
+    (sixel).
+    """
     if protocol == "kitty":
         return kitty(image, columns, rows)
     if protocol == "iterm":
@@ -52,9 +54,11 @@ def _png(image: Image.Image) -> bytes:
 
 
 def kitty(image: Image.Image, columns: int, rows: int, number: int = 1) -> str:
-    """Transmit and show (a=T) PNG data (f=100) as image `number`, in place of the one before, the cursor staying (C=1).
+    """Transmit and show (a=T) PNG data (f=100) as image `number`, in place of the one before, the cursor
+    staying (C=1).
 
-    https://sw.kovidgoyal.net/kitty/graphics-protocol/: every chunk but the last has m=1; q=2 asks for no answer.
+    https://sw.kovidgoyal.net/kitty/graphics-protocol/: every chunk but the last has m=1; q=2 asks for no
+    answer.
     """
     data = base64.standard_b64encode(_png(image)).decode()
     chunks = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
@@ -71,7 +75,9 @@ def iterm(image: Image.Image, columns: int, rows: int) -> str:
 
 
 def sixel(image: Image.Image) -> str:
-    """DCS 0;1 q: pixels that are not set stay as they are. Bands of six rows; ! repeats, $ returns, - goes on."""
+    """DCS 0;1 q: pixels that are not set stay as they are. Bands of six rows; ! repeats, $ returns, - goes
+    on.
+    """
     from mlxflow.sampling.formats import to_palette
 
     image = to_palette(image.convert("RGBA"), 256, hard=True)
@@ -106,7 +112,8 @@ def _runs(values: np.ndarray) -> str:
 
 
 def blocks(image: Image.Image, true_colour: bool = True) -> str:
-    """A picture of even height: each character shows two pixels, and transparent ones the terminal's own ground.
+    """A picture of even height: each character shows two pixels, and transparent ones the terminal's own
+    ground.
 
     Rows are parted by a move to the next line's same column, so that the text can stand anywhere.
     """
@@ -178,7 +185,9 @@ def detect(environment: Mapping[str, str] = os.environ, terminal: str = "/dev/tt
 
 
 def _has_sixel(terminal: str, seconds: float = 0.15) -> bool:
-    """Whether the terminal's primary device attributes (CSI c) list 4, sixel graphics. False if it does not answer."""
+    """Whether the terminal's primary device attributes (CSI c) list 4, sixel graphics. False if it does not
+    answer.
+    """
     try:
         import termios
         import tty

@@ -1,6 +1,8 @@
-"""`generate` as a whole: from what was wished for to files. Checked before the weights are read, then drawn and written.
+"""`generate` as a whole: from what was wished for to files. Checked before the weights are read, then drawn
+and written.
 
-A wish that was not made is None: it comes from the picture that is to be repeated (`like`), else it is the default.
+A wish that was not made is None: it comes from the picture that is to be repeated (`like`), else it is the
+default.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,8 +53,10 @@ class Wishes:
 
 @dataclass
 class Work:
-    """What will be drawn, how, and which files it becomes. `groups` are the requests of each prompt and seed list;
-    `given` the settings that were asked for, `settings` with the defaults, which `load` makes the model's own."""
+    """What will be drawn, how, and which files it becomes. `groups` are the requests of each prompt and seed
+    list; `given` the settings that were asked for, `settings` with the defaults, which `load` makes the
+    model's own.
+    """
 
     wishes: Wishes
     given: dict[str, Any]
@@ -90,7 +94,9 @@ class Work:
             note(text)
 
     def run(self, step: Callable[[int, int, np.ndarray, float], None], say: Callable[[Path], None]) -> None:
-        """Draws and writes. step(picture, steps done, pixels so far, t) after each step; say(path) for each file."""
+        """Draws and writes. step(picture, steps done, pixels so far, t) after each step; say(path) for each
+        file.
+        """
         drawn: list[tuple[Request, np.ndarray]] = []
         paths: list[list[np.ndarray]] = []
         before = written = 0
@@ -173,7 +179,9 @@ class Work:
 
 
 def work_for(wishes: Wishes) -> Work:
-    """Everything that can be checked without the weights is checked here. Raises MlxflowError; makes the folders."""
+    """Everything that can be checked without the weights is checked here. Raises MlxflowError; makes the
+    folders.
+    """
     import secrets
 
     like = read_recipe(wishes.like) if wishes.like else None
@@ -283,7 +291,9 @@ def _files(wishes: Wishes, like: Recipe | None, groups: list[list[Request]], kee
 
 
 def _weights(wishes: Wishes, like: Recipe | None, notes: list[str]) -> str:
-    """The weights to draw with: as wished, else those that drew the picture that is to be repeated, else "emoji"."""
+    """The weights to draw with: as wished, else those that drew the picture that is to be repeated, else
+    "emoji".
+    """
     wanted = like.get("weights", str) if like is not None else None
     if wishes.weights is not None:
         if wanted and digest(stored.resolve(wishes.weights)) != wanted:

@@ -1,7 +1,8 @@
 """Fine-tuning: `train --init WEIGHTS` without a recipe goes on from a whole model with a handful of pictures.
 
-The network and its process are those of the weights; a part of every batch is the embedded emoji again (`rehearsal`), so
-that new things are learnt without the old ones being forgotten: `report` asks for both, before and after.
+The network and its process are those of the weights; a part of every batch is the embedded emoji again
+(`rehearsal`), so that new things are learnt without the old ones being forgotten: `report` asks for both,
+before and after.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ _BATCH = 8
 
 
 def continued(values: dict[str, Any], init: Path, data: Path | None) -> dict[str, Any]:
-    """The settings of a run that goes on from `init`; only `values` if that is a part of a model: without a config of its
-    own (one beside it says nothing of it)."""
+    """The settings of a run that goes on from `init`; only `values` if that is a part of a model: without a
+    config of its own (one beside it says nothing of it)."""
     file = resolve(init)
     if "model" in values or "config" not in read_metadata(file):
         return values
@@ -51,8 +52,9 @@ def report(before: str | Path, after: str | Path, data: Path, asked: int = ASKED
            progress: Callable[[float], None] = lambda done: None) -> dict[str, dict]:
     """R@1 of two models on names of the embedded emoji ("names") and on the folder's own captions ("own").
 
-    Each is drawn once, by the model's own settings and seed 0, and looked for among all real pictures of both. At most
-    `asked` of each. {"names": {"before": recall, "after": recall}, "own": ...}, as in evaluation/retrieval.py.
+    Each is drawn once, by the model's own settings and seed 0, and looked for among all real pictures of
+    both. At most `asked` of each. {"names": {"before": recall, "after": recall}, "own": ...}, as in
+    evaluation/retrieval.py.
     """
     old, own = questions(read_folder(embedded_folder())), questions(read_folder(data))
     records = [*own.gallery, *old.gallery]
