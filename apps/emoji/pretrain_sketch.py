@@ -47,6 +47,9 @@ POOLED_NOISE, COMPOSED = (0.15, 0.05), 0.1
 CONTRAST, HEAT = 0.1, 16.0
 # The encoder comes pre-trained: it moves slower than the memory that reads it, or the slots chase it.
 ENCODER_RATE = 0.2
+# The slots are learnt with noise and asked without: a sharper softmax finds more wording that was never seen (R@1 / R@5
+# 18 / 35 % at 1, 21 / 41 at 1.5, 22 / 41 at 2) and as many names up to 1.5 (72.2, 71.7, 69.5 %).
+SHARPER = 1.5
 
 
 class Captions:
@@ -169,6 +172,8 @@ def main() -> None:
     if options.init:
         given = {n.removeprefix("text."): a for n, a in read_arrays(resolve(options.init)).items() if n.startswith("text.")}
         weights |= {n: a.astype(mx.float32) for n, a in given.items()}
+        if "sketch.memory.slot_keys" in given:  # this script's own, made sharper at the end
+            weights["sketch.memory.slot_keys"] = weights["sketch.memory.slot_keys"] / SHARPER
     others = {}
     if options.unet:
         others = {n: a for n, a in read_arrays(resolve(options.unet)).items() if not n.startswith("text.")}
@@ -192,6 +197,7 @@ def main() -> None:
             print(f"{phase} step {n + 1} error {error:.4f} {judge(encoder)} {time.perf_counter() - started:.0f} s",
                   flush=True)
             arrays = {f"text.{name}": array for name, array in average.items()} | others
+            arrays["text.sketch.memory.slot_keys"] = SHARPER * arrays["text.sketch.memory.slot_keys"]
             mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},
                                 {"words_sha256": table.sha256})
 

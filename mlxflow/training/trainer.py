@@ -83,6 +83,8 @@ class Trainer:
         self.objective: Objective = (
             FewStep(*parts, load(teacher, mx.float32)) if teacher
             else Reconstruction(*parts) if hasattr(self.network, "latents") else FlowMatching(*parts))
+        if config.frozen and not any(n.startswith(config.frozen) for n, _ in tree_flatten(self.network.parameters())):
+            raise MlxflowError(f"No parameter's name begins with '{config.frozen}': frozen leaves nothing as it is.")
         self.model_config = {"format": 1, "model": describe(self.network), "process": self.objective.process,
                              **data.stamp}
         weights = dict(tree_flatten(self.network.parameters()))
@@ -115,7 +117,13 @@ class Trainer:
         config, state = self.config, self.state
         limit, started = self.limit(), time.monotonic()
         objective = self.objective
-        gradients = mx.compile(mx.value_and_grad(objective.loss))
+        frozen = {n: w for n, w in state.weights.items() if config.frozen and n.startswith(config.frozen)}
+
+        def loss_of(weights, *arrays):
+            # What is closed to gradients is left out of the backward pass.
+            return objective.loss(weights | {n: mx.stop_gradient(weights[n]) for n in frozen}, *arrays)
+
+        gradients = mx.compile(mx.value_and_grad(loss_of))
         apply = make_apply(config)
         batches = self.data.batches(config, self.rank, self.size, state.step)
         report = Report(state, objective)
@@ -132,7 +140,7 @@ class Trainer:
                 state.weights, state.average, state.moments, norm = apply(
                     state.weights, state.average, state.moments, gradient, mx.array(rate),
                     mx.array(float(state.step + 1)), mx.array(ema.decay_at(config.ema, state.step)))
-                buffers = objective.settle(before, sums, state.step)
+                buffers = objective.settle(before, sums, state.step) | frozen
                 state.weights, state.average = state.weights | buffers, state.average | buffers
                 mx.eval(state.weights, state.average, state.moments, loss, norm, sums)
                 if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):

@@ -54,6 +54,19 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(data, tmp_path, optimi
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_frozen_parameters_stay_bit_for_bit_and_the_others_move(data, tmp_path):
+    start(tmp_path / "run", data=data, flags=SETTINGS | {"steps": 2, "frozen": "text.", "checkpoint_every": 1})
+    first, last = (mx.load(str(c / "model.safetensors")) for c in checkpoints(tmp_path / "run")[-2:])
+    average = mx.load(str(checkpoints(tmp_path / "run")[-1] / "ema.safetensors"))
+    for name, array in first.items():
+        if name.startswith("text."):
+            assert mx.array_equal(array, last[name]).item() and mx.array_equal(array, average[name]).item()
+    moved = [n for n in first if n.startswith("unet.") and not mx.array_equal(first[n], last[n]).item()]
+    assert len(moved) > 40
+    with pytest.raises(MlxflowError, match="No parameter's name begins with 'words.'"):
+        start(tmp_path / "other", data=data, flags=SETTINGS | {"frozen": "words."})
+
+
 def command(*arguments):
     return [sys.executable, "-m", "mlxflow", "train", *map(str, arguments)]
 
