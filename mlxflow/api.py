@@ -67,15 +67,43 @@ class Model:
         return self.pipeline.model.image_size
 
     @overload
-    def generate(self, prompt: str, *, seed: int | None = None, size: int | None = None, background: str | None = None,
-                 **settings: Any) -> Image.Image: ...
+    def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        size: int | None = None,
+        background: str | None = None,
+        **settings: Any,
+    ) -> Image.Image: ...
     @overload
-    def generate(self, prompt: str | Sequence[str], *, n: int | None = None, seed: int | Sequence[int] | None = None,
-                 best: int | None = None, vary: float | None = None, size: int | None = None,
-                 background: str | None = None, batch: int = 1, **settings: Any) -> list[Image.Image]: ...
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        n: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        best: int | None = None,
+        vary: float | None = None,
+        size: int | None = None,
+        background: str | None = None,
+        batch: int = 1,
+        **settings: Any,
+    ) -> list[Image.Image]: ...
 
-    def generate(self, prompt, *, n=None, seed=None, best=None, vary=None, size=None, background=None, batch=1,
-                 **settings):
+    def generate(
+        self,
+        prompt,
+        *,
+        n=None,
+        seed=None,
+        best=None,
+        vary=None,
+        size=None,
+        background=None,
+        batch=1,
+        **settings,
+    ):
         """Pictures of a prompt, or of each of several.
 
         One picture for one prompt, and a list as soon as `n`, `best`, several prompts or several seeds ask
@@ -87,8 +115,13 @@ class Model:
         256 or 512 pixels. background: a colour instead of transparency; the picture is then RGB. batch: how
         many to draw at once; 1 gives the same bits whatever else is drawn.
         """
-        several = not isinstance(prompt, str) or n is not None or best is not None or vary is not None \
+        several = (
+            not isinstance(prompt, str)
+            or n is not None
+            or best is not None
+            or vary is not None
             or isinstance(seed, Sequence)
+        )
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         chosen = self._settings(settings)
         if size is not None:
@@ -105,8 +138,14 @@ class Model:
             made += [self._picture(group[i], pixels[i], chosen, size, background) for i in order]
         return made if several else made[0]
 
-    def stream(self, prompt: str | Sequence[str], *, n: int = 1, seed: int | Sequence[int] | None = None,
-               **settings: Any) -> Iterator[Preview]:
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int | Sequence[int] | None = None,
+        **settings: Any,
+    ) -> Iterator[Preview]:
         """The same pictures while they are drawn: a Preview after each step of each, x1 as the model sees it
         by then.
         """
@@ -115,7 +154,9 @@ class Model:
         for group in _groups(texts, n, seed, None, None):
             for frame in self.pipeline.stream(group, chosen):
                 step += 1
-                yield Preview(index, step, frame.t, frame.nfe, self._picture(group[frame.index], frame.pixels, chosen))
+                yield Preview(
+                    index, step, frame.t, frame.nfe, self._picture(group[frame.index], frame.pixels, chosen)
+                )
                 if frame.t == 1:
                     index, step = index + 1, 0
 
@@ -125,22 +166,42 @@ class Model:
         """
         wrong = [picture.size for picture in pictures if picture.size != (self.size, self.size)]
         if wrong:
-            raise MlxflowError(f"Pictures to be scored are {self.size} x {self.size}, not {wrong[0][0]} x {wrong[0][1]}.")
+            raise MlxflowError(
+                f"Pictures to be scored are {self.size} x {self.size}, not {wrong[0][0]} x {wrong[0][1]}."
+            )
         if not pictures:
             return []
-        return scores(self.pipeline, prompt, np.stack([np.asarray(p.convert("RGBA")) for p in pictures])).tolist()
+        return scores(
+            self.pipeline, prompt, np.stack([np.asarray(p.convert("RGBA")) for p in pictures])
+        ).tolist()
 
-    def redraw(self, picture: Picture, prompt: str, *, strength: float = 0.6, seed: int | None = None,
-               **settings: Any) -> Image.Image:
+    def redraw(
+        self,
+        picture: Picture,
+        prompt: str,
+        *,
+        strength: float = 0.6,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Image.Image:
         """The picture drawn again by a prompt (image to image). strength: near 0 changes little, 1
         everything.
         """
         desk = self._desk(settings)
         return self._marked(desk, desk.redraw(picture, prompt, strength=strength, seed=_seed(seed)))
 
-    def inpaint(self, picture: Picture, prompt: str, *, mask: Picture | np.ndarray | None = None,
-                box: tuple[int, int, int, int] | None = None, strength: float = 1.0, rounds: int = 1,
-                seed: int | None = None, **settings: Any) -> Image.Image:
+    def inpaint(
+        self,
+        picture: Picture,
+        prompt: str,
+        *,
+        mask: Picture | np.ndarray | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        strength: float = 1.0,
+        rounds: int = 1,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Image.Image:
         """A part drawn anew; every other pixel is the picture's own, at its own size.
 
         mask: a picture of the same size, white where to draw, or a bool array `[H, W]`. box: (left, top,
@@ -150,22 +211,35 @@ class Model:
             raise MlxflowError("Say which part to draw anew: either mask or box.")
         desk = self._desk(settings)
         where = {"mask": mask} if box is None else {"box": ",".join(map(str, box))}
-        return self._marked(desk, desk.inpaint(picture, prompt, strength=strength, rounds=rounds, seed=_seed(seed), **where))
+        return self._marked(
+            desk, desk.inpaint(picture, prompt, strength=strength, rounds=rounds, seed=_seed(seed), **where)
+        )
 
-    def reword(self, picture: Picture, prompt: str, *, was: str | None = None, keep: float | None = None, seed: int = 0,
-               **settings: Any) -> Image.Image:
+    def reword(
+        self,
+        picture: Picture,
+        prompt: str,
+        *,
+        was: str | None = None,
+        keep: float | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Image.Image:
         """The picture's exact noise, found by running the flow backwards under the words `was`, drawn by
         other words.
         """
         desk = self._desk(settings)
         return self._marked(desk, desk.reword(picture, prompt, was=was, keep=keep, seed=seed))
 
-    def morph(self, first: Picture, second: Picture, *, frames: int = 12, seed: int | None = None,
-              **settings: Any) -> list[Image.Image]:
+    def morph(
+        self, first: Picture, second: Picture, *, frames: int = 12, seed: int | None = None, **settings: Any
+    ) -> list[Image.Image]:
         """Pictures from one end to the other; an end is words or a picture."""
         return self._desk(settings).morph(first, second, frames=frames, seed=_seed(seed))
 
-    def save(self, picture: Image.Image, path: str | Path, *, metadata: bool = True, force: bool = False) -> Path:
+    def save(
+        self, picture: Image.Image, path: str | Path, *, metadata: bool = True, force: bool = False
+    ) -> Path:
         """Writes a picture as the ending says (.png, .webp, .gif, .apng, .svg), with what made it, whole or
         not at all.
 
@@ -183,17 +257,29 @@ class Model:
             return settings_for(self.pipeline.model.config, **settings)
         except TypeError:
             unknown = ", ".join(sorted(set(settings) - {"steps", "solver", "guidance", "negative"}))
-            raise MlxflowError(f"There is no setting {unknown}: there are steps, solver, guidance and negative.") from None
+            raise MlxflowError(
+                f"There is no setting {unknown}: there are steps, solver, guidance and negative."
+            ) from None
 
     def _desk(self, settings: dict) -> Desk:
         self._settings({name: value for name, value in settings.items() if name != "solver"})
         return Desk(self.pipeline, **settings)
 
-    def _picture(self, request: Request, pixels: np.ndarray, settings: Settings, size: int | None = None,
-                 background: str | None = None) -> Image.Image:
+    def _picture(
+        self,
+        request: Request,
+        pixels: np.ndarray,
+        settings: Settings,
+        size: int | None = None,
+        background: str | None = None,
+    ) -> Image.Image:
         image = resized(output.on_background(Image.fromarray(pixels), background), size or self.size)
         self._digest = self._digest or digest(self.pipeline.model.source)
-        made = described(request) | {"steps": settings.steps, "solver": settings.solver, "guidance": settings.guidance}
+        made = described(request) | {
+            "steps": settings.steps,
+            "solver": settings.solver,
+            "guidance": settings.guidance,
+        }
         more = {"negative": settings.negative, "background": background, "size": size}
         image.info["made_by"] = made | {k: v for k, v in more.items() if v} | {"weights": self._digest}
         return image
@@ -208,8 +294,9 @@ def _seed(seed: int | None) -> int:
     return secrets.randbelow(2**32) if seed is None else seed
 
 
-def _groups(texts: list[str], n: int | None, seed: int | Sequence[int] | None, best: int | None,
-            vary: float | None) -> list[list[Request]]:
+def _groups(
+    texts: list[str], n: int | None, seed: int | Sequence[int] | None, best: int | None, vary: float | None
+) -> list[list[Request]]:
     """The requests of each prompt."""
     count = n if n is not None else 4 * best if best else 1
     if isinstance(seed, Sequence):
@@ -223,5 +310,7 @@ def _groups(texts: list[str], n: int | None, seed: int | Sequence[int] | None, b
         groups = [varied(group, vary, count) for group in groups]
     for group in groups:
         if best is not None and not 1 <= best <= len(group):
-            raise MlxflowError(f"best must be between 1 and the {len(group)} pictures that are drawn, not {best}.")
+            raise MlxflowError(
+                f"best must be between 1 and the {len(group)} pictures that are drawn, not {best}."
+            )
     return groups

@@ -29,14 +29,21 @@ def add(source: str | Path, name: str | None = None, force: bool = False) -> Pat
         raise MlxflowError(f"'{name}' is shipped with mlxflow: choose another name.")
     target = paths.user_weights_dir() / name
     if target.exists() and not force:
-        raise MlxflowError(f"There are weights called '{name}' already: choose another name, or replace them with --force.")
+        raise MlxflowError(
+            f"There are weights called '{name}' already: choose another name, or replace them with --force."
+        )
     beside = target.parent / f".{secrets.token_hex(8)}"
     old = target.parent / f".{secrets.token_hex(8)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        weights.save(beside, weights.read_arrays(model.source), model.config, model.words_path,
-                     autoencoder=model.autoencoder_path,
-                     dtype=None if model.config.get("quantization") else mx.float16)
+        weights.save(
+            beside,
+            weights.read_arrays(model.source),
+            model.config,
+            model.words_path,
+            autoencoder=model.autoencoder_path,
+            dtype=None if model.config.get("quantization") else mx.float16,
+        )
         if target.exists():
             os.rename(target, old)
         os.rename(beside, target)
@@ -78,4 +85,6 @@ def shipped() -> set[str]:
 
 def _check(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name, re.ASCII):
-        raise MlxflowError(f"'{name}' is no name for weights: use letters, digits, dashes, dots and underscores.")
+        raise MlxflowError(
+            f"'{name}' is no name for weights: use letters, digits, dashes, dots and underscores."
+        )

@@ -26,7 +26,8 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def train(
-    data: Annotated[Optional[Path], typer.Option(help="Folder of pictures with captions or classes. [required unless --resume]",
+    data: Annotated[Optional[Path], typer.Option(help="Folder of pictures with captions or classes. [required "
+                                                 "unless --resume]",
                                                  show_default=False, rich_help_panel=DATA)] = None,
     run: Annotated[Path, typer.Option("--run", "-o", help="Run folder: log, samples, checkpoints.",
                                             rich_help_panel=RUN)] = Path("runs/emoji"),
@@ -36,8 +37,9 @@ def train(
                                             rich_help_panel=RUN)] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the run folder.",
                                             rich_help_panel=RUN)] = False,
-    init: Annotated[Optional[Path], typer.Option(help="Weights to go on from; without --config a whole model is fine-tuned, and rehearses the "
-                                            "embedded emoji (--set rehearsal=0.5).", show_default=False,
+    init: Annotated[Optional[Path], typer.Option(help="Weights to go on from; without --config a whole model is "
+                                            "fine-tuned, and rehearses the embedded emoji (--set rehearsal=0.5).",
+                                            show_default=False,
                                             rich_help_panel=LEARNING)] = None,
     steps: Annotated[Optional[int], typer.Option(help="Stop at this step.", show_default=False,
                                             rich_help_panel=LENGTH)] = None,
@@ -56,8 +58,8 @@ def train(
     settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", show_default=False,
                                                           help="Any other setting of a recipe.",
                                             rich_help_panel=LEARNING)] = None,
-    report: Annotated[int, typer.Option(help="After fine-tuning, ask for so many names of emoji, with the weights of before "
-                                        "and after (0: do not ask).", rich_help_panel=LENGTH)] = 64,
+    report: Annotated[int, typer.Option(help="After fine-tuning, ask for so many names of emoji, with the "
+                                        "weights of before and after (0: do not ask).", rich_help_panel=LENGTH)] = 64,
     ranks: Annotated[int, typer.Option(help="Processes on this machine that share each batch (Linux CPU: one a core).")] = 1,
     device: DeviceOption = None,
 ) -> None:

@@ -17,8 +17,13 @@ from mlxflow.sampling.resize import resized
 STEP, HOLD = 90, 1500  # milliseconds
 
 
-def trajectory(paths: Sequence[Sequence[np.ndarray]], columns: int, *, size: int | None = None,
-               background: str | None = None) -> list[Image.Image]:
+def trajectory(
+    paths: Sequence[Sequence[np.ndarray]],
+    columns: int,
+    *,
+    size: int | None = None,
+    background: str | None = None,
+) -> list[Image.Image]:
     """Frames of several pictures becoming themselves side by side; one alone fills the frame.
 
     paths: for each picture its states, float32 `[S, S, 4]`, premultiplied; a shorter one waits at its end.
@@ -33,8 +38,16 @@ def trajectory(paths: Sequence[Sequence[np.ndarray]], columns: int, *, size: int
     return frames
 
 
-def trajectory_bytes(paths: Sequence[Sequence[np.ndarray]], suffix: str, columns: int, made_by: dict | None = None,
-                     description: str = "", *, size: int | None = None, background: str | None = None) -> bytes:
+def trajectory_bytes(
+    paths: Sequence[Sequence[np.ndarray]],
+    suffix: str,
+    columns: int,
+    made_by: dict | None = None,
+    description: str = "",
+    *,
+    size: int | None = None,
+    background: str | None = None,
+) -> bytes:
     """The file of a trajectory: a step every 0.09 s, the result for 1.5 s, for ever. See `trajectory`."""
     ground = background or ("white" if suffix == ".gif" else None)
     frames = trajectory(paths, columns, size=size, background=ground)

@@ -69,7 +69,9 @@ class Canvas:
         try:
             left, top, right, bottom = (int(part) for part in text.split(","))
         except ValueError:
-            raise MlxflowError(f"The box must be left,top,right,bottom in pixels, as in 10,8,40,30; not '{text}'.") from None
+            raise MlxflowError(
+                f"The box must be left,top,right,bottom in pixels, as in 10,8,40,30; not '{text}'."
+            ) from None
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise MlxflowError(f"The box {text} is not inside the picture of {width} x {height} pixels.")
         mask = np.zeros((height, width), bool)
@@ -79,8 +81,10 @@ class Canvas:
     def mask(self, picture: Image.Image) -> np.ndarray:
         """The mask of a picture: what is light and opaque in it is to be drawn anew: bool `[H, W]`."""
         if picture.size != self.original.size:
-            raise MlxflowError(f"The mask has {picture.width} x {picture.height} pixels and the picture "
-                               f"{self.original.width} x {self.original.height}: they must be equal.")
+            raise MlxflowError(
+                f"The mask has {picture.width} x {picture.height} pixels and the picture "
+                f"{self.original.width} x {self.original.height}: they must be equal."
+            )
         pixels = np.asarray(to_rgba(picture))
         mask = (pixels[..., :3].mean(-1) >= 128) & (pixels[..., 3] >= 128)
         if not mask.any():
@@ -95,11 +99,21 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise MlxflowError(f"{path}: the picture has more than {MAX_PIXELS // 1_000_000} megapixels; make it "
-                                   "smaller.")
+                raise MlxflowError(
+                    f"{path}: the picture has more than {MAX_PIXELS // 1_000_000} megapixels; make it "
+                    "smaller."
+                )
             return to_rgba(image)
     except FileNotFoundError:
         raise MlxflowError(f"{path}: there is no such picture.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError,
-            Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        TypeError,
+        KeyError,
+        Image.DecompressionBombError,
+    ) as error:
         raise MlxflowError(f"{path}: not a picture that can be read ({error}).") from None

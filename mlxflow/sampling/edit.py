@@ -51,8 +51,15 @@ def guided(pipeline: Pipeline, prompt: str, settings: Settings) -> solvers.Veloc
     return guide.classifier_free(pipeline.velocity, pipeline.encode(prompt), null, settings.guidance)
 
 
-def one_step(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, t: float, t_next: float, solver: str,
-             key: mx.array | None = None) -> solvers.State:
+def one_step(
+    pipeline: Pipeline,
+    velocity: solvers.Velocity,
+    x: mx.array,
+    t: float,
+    t_next: float,
+    solver: str,
+    key: mx.array | None = None,
+) -> solvers.State:
     """From t to t_next, either way; a step that ends at t = 1 goes straight to the data that it was heading
     for.
     """
@@ -63,8 +70,18 @@ def one_step(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, t: flo
     return state._replace(x=state.x1_estimate) if t_next == 1 else state
 
 
-def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: float, mask: np.ndarray | None = None,
-           rounds: int = 1, seed: int = 0, settings: Settings = Settings(), report: Report = _quiet) -> np.ndarray:
+def redraw(
+    pipeline: Pipeline,
+    values: np.ndarray,
+    prompt: str,
+    *,
+    strength: float,
+    mask: np.ndarray | None = None,
+    rounds: int = 1,
+    seed: int = 0,
+    settings: Settings = Settings(),
+    report: Report = _quiet,
+) -> np.ndarray:
     """The picture drawn again by the prompt, from `1 - strength` of the path on; values `[S, S, 4]`.
 
     strength: near 0 changes little, 1 everything. mask: bool `[S, S]`, True is drawn anew, the rest stays as
@@ -81,7 +98,7 @@ def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: flo
     key = mx.random.split(mx.random.key(seed))[1]
     new = None if mask is None else mx.array(mask)[None, ..., None]
     times = times_from(1 - strength, settings.steps, pipeline.last)
-    x, nfe = path.sample(x0, x1, times[0]), 0
+    x = path.sample(x0, x1, times[0])
     for i, (t, t_next) in enumerate(pairwise(times)):
         for again in range(rounds if mask is not None and t_next < 1 else 1):
             key, step_key, fresh_key = mx.random.split(key, 3)
@@ -90,7 +107,11 @@ def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: flo
                 x = mx.where(new, x, path.sample(x0, x1, t))
             state = one_step(pipeline, velocity, x, t, t_next, settings.solver, step_key)
             # What is known lies on its straight way from the noise that all began with.
-            x = state.x if new is None else mx.where(new, state.x, path.sample(x0, x1, t_next) if t_next < 1 else x1)
+            x = (
+                state.x
+                if new is None
+                else mx.where(new, state.x, path.sample(x0, x1, t_next) if t_next < 1 else x1)
+            )
         shown = state.x1_estimate if new is None else mx.where(new, state.x1_estimate, x1)
         report(i + 1, np.array(shown[0].astype(mx.float32)), t_next)
     return np.array(x[0].astype(mx.float32))
@@ -99,8 +120,10 @@ def redraw(pipeline: Pipeline, values: np.ndarray, prompt: str, *, strength: flo
 def _back(pipeline: Pipeline, x: mx.array, t: float, earlier: float, key: mx.array) -> mx.array:
     """A state at t noised to an earlier time: x' = r x + sqrt(s'^2 - r^2 s^2) noise with r = a' / a, which
     has the marginal of the earlier time."""
-    (a, s), (a_earlier, s_earlier) = ((pipeline.path.a(time).item(), pipeline.path.s(time).item())
-                                      for time in (mx.array(t), mx.array(earlier)))
+    (a, s), (a_earlier, s_earlier) = (
+        (pipeline.path.a(time).item(), pipeline.path.s(time).item())
+        for time in (mx.array(t), mx.array(earlier))
+    )
     r = a_earlier / a
     spread = max(0.0, s_earlier**2 - (r * s) ** 2) ** 0.5
     return r * x + spread * mx.random.normal(x.shape, key=key)
@@ -115,7 +138,9 @@ class Inversion:
     residual: np.ndarray
 
 
-def backwards(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, times: list[float], solver: str) -> mx.array:
+def backwards(
+    pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, times: list[float], solver: str
+) -> mx.array:
     """The state at times[0] that the solver carries to x at times[-1].
 
     Each step is run backwards, then corrected, y <- y + (x - step(y)), until a forward step returns to x: the
@@ -123,7 +148,9 @@ def backwards(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, times
     with. dopri5 is within its own tolerance either way and needs no correction.
     """
     if solver == "sde":
-        raise MlxflowError("The sde solver adds noise on the way and cannot be run backwards: choose another solver.")
+        raise MlxflowError(
+            "The sde solver adds noise on the way and cannot be run backwards: choose another solver."
+        )
     for t, earlier in pairwise(times[::-1]):
         y = one_step(pipeline, velocity, x, t, earlier, solver).x
         least, best = float("inf"), y
@@ -139,8 +166,14 @@ def backwards(pipeline: Pipeline, velocity: solvers.Velocity, x: mx.array, times
     return x
 
 
-def invert(pipeline: Pipeline, values: np.ndarray, prompt: str = "", *, seed: int = 0,
-           settings: Settings = Settings(guidance=1.0)) -> Inversion:
+def invert(
+    pipeline: Pipeline,
+    values: np.ndarray,
+    prompt: str = "",
+    *,
+    seed: int = 0,
+    settings: Settings = Settings(guidance=1.0),
+) -> Inversion:
     """The noise of a picture under a prompt (none: the model that is told nothing).
 
     The last step of drawing goes straight to the data and has no inverse: before it a picture is x_t = a x1 +
@@ -158,18 +191,29 @@ def invert(pipeline: Pipeline, values: np.ndarray, prompt: str = "", *, seed: in
     return replace(found, residual=values - render(pipeline, found, prompt, settings=settings))
 
 
-def render(pipeline: Pipeline, inversion: Inversion, prompt: str, *, keep: float = 1.0,
-           settings: Settings = Settings(guidance=1.0), report: Report = _quiet) -> np.ndarray:
+def render(
+    pipeline: Pipeline,
+    inversion: Inversion,
+    prompt: str,
+    *,
+    keep: float = 1.0,
+    settings: Settings = Settings(guidance=1.0),
+    report: Report = _quiet,
+) -> np.ndarray:
     """Draws the noise of an inversion under a prompt, and adds `keep` times its residual: values `[S, S,
     4]`.
     """
-    for i, x1 in enumerate(_drawn(pipeline, guided(pipeline, prompt, settings), inversion.noise, settings), 1):
+    for i, x1 in enumerate(
+        _drawn(pipeline, guided(pipeline, prompt, settings), inversion.noise, settings), 1
+    ):
         values = x1 + keep * inversion.residual
         report(i, values, 1.0 if i == settings.steps else i / (settings.steps + 1))
     return values
 
 
-def _drawn(pipeline: Pipeline, velocity: solvers.Velocity, noise: mx.array, settings: Settings) -> Iterator[np.ndarray]:
+def _drawn(
+    pipeline: Pipeline, velocity: solvers.Velocity, noise: mx.array, settings: Settings
+) -> Iterator[np.ndarray]:
     """The estimates of the picture, step by step, from noise `[1, S, S, 4]`."""
     x = pipeline.path.start(noise)
     key = mx.random.key(0)
@@ -198,10 +242,15 @@ def on_circle(a: mx.array, b: mx.array, share: float) -> mx.array:
     angle = float(np.arccos(np.clip(cosine, -1, 1)))
     if np.sin(angle) < 1e-4:
         return (1 - share) * a + share * b
-    return float(np.sin((1 - share) * angle) / np.sin(angle)) * a + float(np.sin(share * angle) / np.sin(angle)) * b
+    return (
+        float(np.sin((1 - share) * angle) / np.sin(angle)) * a
+        + float(np.sin(share * angle) / np.sin(angle)) * b
+    )
 
 
-def morph(pipeline: Pipeline, first: End, second: End, frames: int, settings: Settings = Settings()) -> Iterator[np.ndarray]:
+def morph(
+    pipeline: Pipeline, first: End, second: End, frames: int, settings: Settings = Settings()
+) -> Iterator[np.ndarray]:
     """`frames` pictures from one end to the other, values `[S, S, 4]`; the first and the last are the ends
     themselves.
 

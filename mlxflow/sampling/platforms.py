@@ -34,8 +34,11 @@ PLATFORMS = {
 
 _COLOURS = [{"colours": colours} for colours in (255, 128, 64, 32, 16, 8, 4, 2)]
 # Settings of the encoder, each lighter than the one before.
-LIGHTER = {".webp": [{"quality": quality} for quality in (95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 1)],
-           ".png": _COLOURS, ".gif": _COLOURS}
+LIGHTER = {
+    ".webp": [{"quality": quality} for quality in (95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 1)],
+    ".png": _COLOURS,
+    ".gif": _COLOURS,
+}
 
 
 def platform(name: str) -> Platform:
@@ -44,8 +47,13 @@ def platform(name: str) -> Platform:
     return PLATFORMS[name]
 
 
-def encode_for(image: Image.Image, name: str, suffix: str | None = None, made_by: dict | None = None,
-               description: str = "") -> bytes:
+def encode_for(
+    image: Image.Image,
+    name: str,
+    suffix: str | None = None,
+    made_by: dict | None = None,
+    description: str = "",
+) -> bytes:
     """The file of a square picture for a platform, of its size and within its weight.
 
     suffix: None is the platform's usual one. Raises MlxflowError for a suffix that it does not take.
@@ -53,7 +61,9 @@ def encode_for(image: Image.Image, name: str, suffix: str | None = None, made_by
     wanted = platform(name)
     suffix = suffix or next(iter(wanted.most))
     if suffix not in wanted.most:
-        raise MlxflowError(f"{name} takes {', '.join(s[1:].upper() for s in wanted.most)}, not {suffix[1:].upper()}.")
+        raise MlxflowError(
+            f"{name} takes {', '.join(s[1:].upper() for s in wanted.most)}, not {suffix[1:].upper()}."
+        )
     if image.width != image.height:
         raise MlxflowError(f"A picture for {name} is square, not {image.width} x {image.height}.")
     image = resized(image, wanted.size)
@@ -72,5 +82,7 @@ def encode_for(image: Image.Image, name: str, suffix: str | None = None, made_by
             low = middle + 1
     if best is not None:
         return best
-    raise MlxflowError(f"The picture cannot be made lighter than {len(content):,} bytes, and {name} takes "
-                       f"{wanted.most[suffix]:,}: leave its metadata out with --no-metadata.")
+    raise MlxflowError(
+        f"The picture cannot be made lighter than {len(content):,} bytes, and {name} takes "
+        f"{wanted.most[suffix]:,}: leave its metadata out with --no-metadata."
+    )

@@ -26,8 +26,9 @@ TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _SEED = 23
 
 
-def scores(pipeline: Pipeline, prompt: str, pictures: np.ndarray, times: Sequence[float] = TIMES,
-           seed: int = 0) -> np.ndarray:
+def scores(
+    pipeline: Pipeline, prompt: str, pictures: np.ndarray, times: Sequence[float] = TIMES, seed: int = 0
+) -> np.ndarray:
     """How well pictures, uint8 `[N, S, S, 4]` with straight alpha, fit the prompt: float64 `[N]`, more is
     better.
 
@@ -38,7 +39,10 @@ def scores(pipeline: Pipeline, prompt: str, pictures: np.ndarray, times: Sequenc
     generator = np.random.default_rng([seed, _SEED])
     noise = mx.array(generator.standard_normal((len(times), *pictures.shape[1:]), dtype=np.float32))
     t = mx.array(times, dtype=mx.float32)
-    both, count = guide.join(guide.expand(condition, len(times)), guide.expand(pipeline.null, len(times))), len(times)
+    both, count = (
+        guide.join(guide.expand(condition, len(times)), guide.expand(pipeline.null, len(times))),
+        len(times),
+    )
     found = []
     for picture in premultiply(pictures):
         x1 = mx.broadcast_to(mx.array(picture), noise.shape)

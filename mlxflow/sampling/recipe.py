@@ -20,12 +20,14 @@ MAX_REQUESTS = 10_000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """"7", "1,2,5-9": seeds in the order given. Raises MlxflowError for anything else, or too many."""
+    """ "7", "1,2,5-9": seeds in the order given. Raises MlxflowError for anything else, or too many."""
     seeds: list[int] = []
     for part in str(text).split(","):
         found = re.fullmatch(r"\s*(\d{1,19})\s*(?:-\s*(\d{1,19}))?\s*", part)
         if not found:
-            raise MlxflowError(f"The seed must be a number from 0 on, or several as in 1,2,5-9; not '{text}'.")
+            raise MlxflowError(
+                f"The seed must be a number from 0 on, or several as in 1,2,5-9; not '{text}'."
+            )
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise MlxflowError(f"The seeds {part.strip()} run backwards: give {last}-{first}.")
@@ -47,8 +49,12 @@ def _request(made: dict) -> Request:
     prompt, seed = made["prompt"], made["seed"]
     pairs = tuple((float(strength), number) for strength, number in made.get("variations", ()))
     whole = type(seed) is int and all(type(number) is int and number >= 0 for _, number in pairs)
-    if not isinstance(prompt, str) or not whole or not 0 <= seed <= MAX_SEED \
-            or not all(0 < strength <= 1 for strength, _ in pairs):
+    if (
+        not isinstance(prompt, str)
+        or not whole
+        or not 0 <= seed <= MAX_SEED
+        or not all(0 < strength <= 1 for strength, _ in pairs)
+    ):
         raise ValueError
     check_prompt(prompt)
     return Request(prompt, seed, pairs)
@@ -82,11 +88,15 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     made = metadata.read(path)
     if made is None:
-        raise MlxflowError(f"{path} does not say what made it: only pictures with mlxflow's metadata can be repeated "
-                           "(`mlxflow edit` takes any picture).")
+        raise MlxflowError(
+            f"{path} does not say what made it: only pictures with mlxflow's metadata can be repeated "
+            "(`mlxflow edit` takes any picture)."
+        )
     if "edit" in made:
-        raise MlxflowError(f"{path} was made by `mlxflow edit {made['edit']}` from another picture: it cannot be "
-                           "repeated from words alone.")
+        raise MlxflowError(
+            f"{path} was made by `mlxflow edit {made['edit']}` from another picture: it cannot be "
+            "repeated from words alone."
+        )
     try:
         rows = made["pictures"] if "pictures" in made else [made]
         if not 1 <= len(rows) <= MAX_REQUESTS:

@@ -31,8 +31,15 @@ _CHUNK = 4096
 CELL = (10, 20)
 
 
-def draw(image: Image.Image, protocol: str, columns: int, rows: int, *, true_colour: bool = True,
-         cell: tuple[int, int] = CELL) -> str:
+def draw(
+    image: Image.Image,
+    protocol: str,
+    columns: int,
+    rows: int,
+    *,
+    true_colour: bool = True,
+    cell: tuple[int, int] = CELL,
+) -> str:
     """The text that draws an RGBA picture into `columns` x `rows` characters. cell: a character in pixels
     (sixel).
     """
@@ -63,15 +70,19 @@ def kitty(image: Image.Image, columns: int, rows: int, number: int = 1) -> str:
     data = base64.standard_b64encode(_png(image)).decode()
     chunks = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
     first = f"a=T,f=100,i={number},p=1,c={columns},r={rows},C=1,q=2,"
-    return "".join(f"{ESC}_G{first if i == 0 else ''}m={int(i < len(chunks) - 1)};{chunk}{ESC}\\"
-                   for i, chunk in enumerate(chunks))
+    return "".join(
+        f"{ESC}_G{first if i == 0 else ''}m={int(i < len(chunks) - 1)};{chunk}{ESC}\\"
+        for i, chunk in enumerate(chunks)
+    )
 
 
 def iterm(image: Image.Image, columns: int, rows: int) -> str:
     """OSC 1337 ; File = ... : base64 BEL, https://iterm2.com/documentation-images.html."""
     content = _png(image)
-    return (f"{ESC}]1337;File=inline=1;size={len(content)};width={columns};height={rows};preserveAspectRatio=0;"
-            f"doNotMoveCursor=1:{base64.standard_b64encode(content).decode()}\a")
+    return (
+        f"{ESC}]1337;File=inline=1;size={len(content)};width={columns};height={rows};preserveAspectRatio=0;"
+        f"doNotMoveCursor=1:{base64.standard_b64encode(content).decode()}\a"
+    )
 
 
 def sixel(image: Image.Image) -> str:
@@ -85,8 +96,11 @@ def sixel(image: Image.Image) -> str:
     height, width = index.shape
     palette = np.array(image.getpalette()[: 3 * 256]).reshape(-1, 3)
     parts = [f'{ESC}P0;1;0q"1;1;{width};{height}']
-    parts += [f"#{c};2;" + ";".join(str(round(int(v) * 100 / 255)) for v in palette[c])
-              for c in np.unique(index) if c]
+    parts += [
+        f"#{c};2;" + ";".join(str(round(int(v) * 100 / 255)) for v in palette[c])
+        for c in np.unique(index)
+        if c
+    ]
     bits = (1 << np.arange(6))[:, None]
     for top in range(0, height, 6):
         band = index[top : top + 6]
@@ -126,7 +140,10 @@ def blocks(image: Image.Image, true_colour: bool = True) -> str:
             if up and down:
                 wanted, letter = f"{_colour(a, 38, true_colour)};{_colour(b, 48, true_colour)}", "\u2580"
             elif up or down:
-                wanted, letter = f"{_colour(a if up else b, 38, true_colour)};49", "\u2580" if up else "\u2584"
+                wanted, letter = (
+                    f"{_colour(a if up else b, 38, true_colour)};49",
+                    "\u2580" if up else "\u2584",
+                )
             else:
                 wanted, letter = "0", " "
             if wanted != style:
@@ -161,17 +178,27 @@ def by_name(environment: Mapping[str, str]) -> str | None:
     chosen = environment.get("MLXFLOW_GRAPHICS")
     if chosen:
         if chosen not in PROTOCOLS:
-            raise MlxflowError(f"MLXFLOW_GRAPHICS is '{chosen}': it must be {', '.join(PROTOCOLS[:-1])} or off.")
+            raise MlxflowError(
+                f"MLXFLOW_GRAPHICS is '{chosen}': it must be {', '.join(PROTOCOLS[:-1])} or off."
+            )
         return chosen
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if term in ("", "dumb"):
         return "off"
     if environment.get("TMUX") or term.startswith(("screen", "tmux")):
         return None
-    if "kitty" in term or "ghostty" in term or environment.get("KITTY_WINDOW_ID") or program == "ghostty" \
-            or environment.get("KONSOLE_VERSION"):
+    if (
+        "kitty" in term
+        or "ghostty" in term
+        or environment.get("KITTY_WINDOW_ID")
+        or program == "ghostty"
+        or environment.get("KONSOLE_VERSION")
+    ):
         return "kitty"
-    if program in ("iTerm.app", "WezTerm", "mintty", "vscode", "rio") or environment.get("LC_TERMINAL") == "iTerm2":
+    if (
+        program in ("iTerm.app", "WezTerm", "mintty", "vscode", "rio")
+        or environment.get("LC_TERMINAL") == "iTerm2"
+    ):
         return "iterm"
     if program == "Apple_Terminal":
         return "blocks"
@@ -220,7 +247,9 @@ def cell_size(device: int) -> tuple[int, int]:
         import struct
         import termios
 
-        rows, columns, width, height = struct.unpack("HHHH", fcntl.ioctl(device, termios.TIOCGWINSZ, b"\0" * 8))
+        rows, columns, width, height = struct.unpack(
+            "HHHH", fcntl.ioctl(device, termios.TIOCGWINSZ, b"\0" * 8)
+        )
     except (ImportError, OSError):
         return CELL
     return (width // columns, height // rows) if min(rows, columns, width, height) > 0 else CELL

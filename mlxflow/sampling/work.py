@@ -18,8 +18,16 @@ from mlxflow.errors import MlxflowError
 from mlxflow.sampling import output
 from mlxflow.sampling.animation import trajectory_bytes
 from mlxflow.sampling.formats import ANIMATED, check_svg, encode, suffix_of
-from mlxflow.sampling.pipeline import (Pipeline, Request, Settings, check_prompt, digest, requests_for, settings_for,
-                                       varied)
+from mlxflow.sampling.pipeline import (
+    Pipeline,
+    Request,
+    Settings,
+    check_prompt,
+    digest,
+    requests_for,
+    settings_for,
+    varied,
+)
 from mlxflow.sampling.platforms import encode_for, platform
 from mlxflow.sampling.ranking import best as best_of
 from mlxflow.sampling.recipe import Recipe, described, parse_seeds, read_recipe
@@ -89,7 +97,9 @@ class Work:
         for text in dict.fromkeys([*(request.prompt for request in self.requests), *negative]):
             self.pipeline.encode(text)
             if self.pipeline.words_beyond(text):
-                self.notes.append(f"Only the first {self.pipeline.length} words of '{text[:40]}...' are read.")
+                self.notes.append(
+                    f"Only the first {self.pipeline.length} words of '{text[:40]}...' are read."
+                )
         for text in self.notes:
             note(text)
 
@@ -135,9 +145,16 @@ class Work:
         if not self.wishes.metadata:
             return None
         s = self.settings
-        made = described(requests[0]) if len(requests) == 1 else {"pictures": [described(r) for r in requests]}
+        made = (
+            described(requests[0]) if len(requests) == 1 else {"pictures": [described(r) for r in requests]}
+        )
         made |= {"steps": s.steps, "solver": s.solver, "guidance": s.guidance}
-        more = {"negative": s.negative, "background": self.background, "size": self.size, "for": self.platform}
+        more = {
+            "negative": s.negative,
+            "background": self.background,
+            "size": self.size,
+            "for": self.platform,
+        }
         return made | {name: value for name, value in more.items() if value} | {"weights": self.digest}
 
     def _write_one(self, name: output.Name, request: Request, pixels: np.ndarray) -> Path:
@@ -146,29 +163,45 @@ class Work:
         if self.platform:
             content = encode_for(image, self.platform, name.suffix, made_by, request.prompt)
         else:
-            content = encode(resized(image, self.size or image.width), name.suffix, made_by, request.prompt, trace=image)
+            content = encode(
+                resized(image, self.size or image.width), name.suffix, made_by, request.prompt, trace=image
+            )
         return output.write(name, content, self.wishes.force)
 
     def _write_sheet(self, drawn: list[tuple[Request, np.ndarray]]) -> Path:
         requests = [request for request, _ in drawn]
         texts = [request.prompt for request in requests]
-        images = [np.asarray(resized(Image.fromarray(pixels), self.size or len(pixels))) for _, pixels in drawn]
+        images = [
+            np.asarray(resized(Image.fromarray(pixels), self.size or len(pixels))) for _, pixels in drawn
+        ]
         columns = self._columns(len(drawn))
         sheet = output.grid(np.stack(images), columns, texts if self.captions else None, self.background)
         made_by = self._made_by(requests)
         if made_by is not None:
-            made_by = {"pictures": [described(r) for r in requests], "columns": columns, "captions": self.captions} | \
-                {key: value for key, value in made_by.items() if key not in ("pictures", "prompt", "seed", "variations")}
+            made_by = {
+                "pictures": [described(r) for r in requests],
+                "columns": columns,
+                "captions": self.captions,
+            } | {
+                key: value
+                for key, value in made_by.items()
+                if key not in ("pictures", "prompt", "seed", "variations")
+            }
         content = encode(sheet, self.names[0].suffix, made_by, ", ".join(dict.fromkeys(texts)))
         return output.write(self.names[0], content, self.wishes.force)
 
     def _write_movie(self, drawn: list[tuple[Request, np.ndarray]], paths: list[list[np.ndarray]]) -> Path:
         requests = [request for request, _ in drawn]
         made_by = self._made_by(requests)
-        content = trajectory_bytes(paths, self.movie.suffix, self._columns(len(drawn)),
-                                   None if made_by is None else made_by | {"trajectory": True},
-                                   ", ".join(dict.fromkeys(request.prompt for request in requests)), size=self.size,
-                                   background=self.background)
+        content = trajectory_bytes(
+            paths,
+            self.movie.suffix,
+            self._columns(len(drawn)),
+            None if made_by is None else made_by | {"trajectory": True},
+            ", ".join(dict.fromkeys(request.prompt for request in requests)),
+            size=self.size,
+            background=self.background,
+        )
         return output.write(self.movie, content, self.wishes.force)
 
     def _columns(self, count: int) -> int:
@@ -188,8 +221,13 @@ def work_for(wishes: Wishes) -> Work:
     given = _settings(wishes, like)
     settings = Settings(**given)
     notes: list[str] = []
-    again = like is not None and not wishes.prompts and wishes.seed is None and wishes.best is None \
+    again = (
+        like is not None
+        and not wishes.prompts
+        and wishes.seed is None
+        and wishes.best is None
         and (wishes.n is None or wishes.vary is not None)
+    )
     count = wishes.n if wishes.n is not None else 4 * wishes.best if wishes.best else 1
     if again:
         requests = like.requests
@@ -209,7 +247,9 @@ def work_for(wishes: Wishes) -> Work:
             groups = [requests_for([text], per, seeds[0]) for text in texts]
         else:
             if wishes.n not in (None, len(seeds)) and wishes.vary is None:
-                raise MlxflowError(f"There are {len(seeds)} seeds for -n {wishes.n} pictures: leave one of them out.")
+                raise MlxflowError(
+                    f"There are {len(seeds)} seeds for -n {wishes.n} pictures: leave one of them out."
+                )
             for text in texts:
                 check_prompt(text)
             groups = [[Request(text, seed) for seed in seeds] for text in texts]
@@ -217,13 +257,30 @@ def work_for(wishes: Wishes) -> Work:
         groups = [varied(group, wishes.vary, count) for group in groups]
     keep = wishes.best
     if keep is not None and not 1 <= keep <= min(map(len, groups)):
-        raise MlxflowError(f"--best must be between 1 and the {min(map(len, groups))} pictures that are drawn, not {keep}.")
+        raise MlxflowError(
+            f"--best must be between 1 and the {min(map(len, groups))} pictures that are drawn, not {keep}."
+        )
     sheet = wishes.grid if wishes.grid is not None else again and like.sheet and wishes.vary is None
     columns, captions = _layout(again, like, wishes, groups)
     size, target, background = _looks(wishes, like, sheet)
     names, movie = _files(wishes, like, groups, keep, sheet, target)
-    return Work(wishes, given, settings, groups, keep, sheet, columns, captions, names, movie, size, target, background,
-                _weights(wishes, like, notes), notes)
+    return Work(
+        wishes,
+        given,
+        settings,
+        groups,
+        keep,
+        sheet,
+        columns,
+        captions,
+        names,
+        movie,
+        size,
+        target,
+        background,
+        _weights(wishes, like, notes),
+        notes,
+    )
 
 
 def _settings(wishes: Wishes, like: Recipe | None) -> dict[str, Any]:
@@ -231,11 +288,16 @@ def _settings(wishes: Wishes, like: Recipe | None) -> dict[str, Any]:
     values = {name: getattr(wishes, name) for name in ("steps", "solver", "guidance", "negative")}
     if like is not None:
         kinds = {"steps": int, "solver": str, "guidance": (int, float), "negative": str}
-        values = {name: value if value is not None else like.get(name, kinds[name]) for name, value in values.items()}
+        values = {
+            name: value if value is not None else like.get(name, kinds[name])
+            for name, value in values.items()
+        }
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _layout(again: bool, like: Recipe | None, wishes: Wishes, groups: list[list[Request]]) -> tuple[int | None, bool]:
+def _layout(
+    again: bool, like: Recipe | None, wishes: Wishes, groups: list[list[Request]]
+) -> tuple[int | None, bool]:
     """Columns of a sheet (None: to be chosen) and whether it has captions."""
     if again and like.sheet and wishes.vary is None:
         return like.columns, bool(like.made.get("captions"))
@@ -262,8 +324,14 @@ def _looks(wishes: Wishes, like: Recipe | None, sheet: bool) -> tuple[int | None
     return size, wanted, background
 
 
-def _files(wishes: Wishes, like: Recipe | None, groups: list[list[Request]], keep: int | None, sheet: bool,
-           target: str | None) -> tuple[list[output.Name], output.Name | None]:
+def _files(
+    wishes: Wishes,
+    like: Recipe | None,
+    groups: list[list[Request]],
+    keep: int | None,
+    sheet: bool,
+    target: str | None,
+) -> tuple[list[output.Name], output.Name | None]:
     """The names of the pictures' files and of the animation's."""
     if sheet:
         stems = [f"{output.slug(groups[0][0].prompt)}-grid"]
@@ -275,8 +343,10 @@ def _files(wishes: Wishes, like: Recipe | None, groups: list[list[Request]], kee
     usual = like.suffix if like is not None and wishes.platform is None else takes[0] if takes else ".png"
     names = output.names(wishes.out, stems, usual)
     if takes and names[0].suffix not in takes:
-        raise MlxflowError(f"{target} takes {', '.join(s[1:].upper() for s in takes)}: '{names[0].path.name}' should end "
-                           f"in {' or '.join(takes)}.")
+        raise MlxflowError(
+            f"{target} takes {', '.join(s[1:].upper() for s in takes)}: '{names[0].path.name}' should end "
+            f"in {' or '.join(takes)}."
+        )
     if names[0].suffix == ".svg":
         if sheet:
             raise MlxflowError("A sheet is not traced as SVG: write it as .png or .webp.")
@@ -304,5 +374,7 @@ def _weights(wishes: Wishes, like: Recipe | None, notes: list[str]) -> str:
     for name in stored.names():
         if digest(stored.resolve(name)) == wanted:
             return name
-    raise MlxflowError(f"{wishes.like} was drawn by weights that are not here (SHA-256 {wanted[:12]}...): say where they "
-                       f"are, or which to take instead, with --weights (here are {', '.join(stored.names())}).")
+    raise MlxflowError(
+        f"{wishes.like} was drawn by weights that are not here (SHA-256 {wanted[:12]}...): say where they "
+        f"are, or which to take instead, with --weights (here are {', '.join(stored.names())})."
+    )

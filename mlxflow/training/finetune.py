@@ -21,8 +21,18 @@ from mlxflow.sampling.pipeline import Pipeline, Request, settings_for
 from mlxflow.weights import read_config, read_metadata, resolve
 
 # For minutes, not hours: what is given in a recipe or on the command line wins.
-DEFAULTS = {"batch": 32, "learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "rehearsal": 0.5, "name_share": 0.7,
-            "log_every": 20, "validate_every": 200, "sample_every": 200, "checkpoint_every": 200}
+DEFAULTS = {
+    "batch": 32,
+    "learning_rate": 3e-4,
+    "warmup": 20,
+    "ema": 0.99,
+    "rehearsal": 0.5,
+    "name_share": 0.7,
+    "log_every": 20,
+    "validate_every": 200,
+    "sample_every": 200,
+    "checkpoint_every": 200,
+}
 _PROCESS = {"path": "path", "prediction": "prediction", "floor": "floor", "sigma_min": "sigma_min"}
 ASKED = 64
 _BATCH = 8
@@ -36,20 +46,43 @@ def continued(values: dict[str, Any], init: Path, data: Path | None) -> dict[str
         return values
     config = read_config(file)
     if config["process"].get("few_step"):
-        raise MlxflowError(f"{init} is a few-step model: fine-tune the model that it was made of, and distill that again.")
-    made = {"model": config["model"]} | {ours: config["process"][theirs] for ours, theirs in _PROCESS.items()
-                                         if theirs in config["process"]}
+        raise MlxflowError(
+            f"{init} is a few-step model: fine-tune the model that it was made of, and distill that again."
+        )
+    made = {"model": config["model"]} | {
+        ours: config["process"][theirs] for ours, theirs in _PROCESS.items() if theirs in config["process"]
+    }
     if config["model"].get("kind") != "text-unet":
         return made | values
     if data is not None and "prompts" not in values:
         names = list(dict.fromkeys(record.text for record in read_folder(data).split("train")))
-        made["prompts"] = [*names[:8], *(p for p in ("smiling cat", "red heart", "pizza", "rocket", "grinning face", "bicycle",
-                                                     "birthday cake", "robot") if p not in names)]
+        made["prompts"] = [
+            *names[:8],
+            *(
+                p
+                for p in (
+                    "smiling cat",
+                    "red heart",
+                    "pizza",
+                    "rocket",
+                    "grinning face",
+                    "bicycle",
+                    "birthday cake",
+                    "robot",
+                )
+                if p not in names
+            ),
+        ]
     return made | DEFAULTS | values
 
 
-def report(before: str | Path, after: str | Path, data: Path, asked: int = ASKED,
-           progress: Callable[[float], None] = lambda done: None) -> dict[str, dict]:
+def report(
+    before: str | Path,
+    after: str | Path,
+    data: Path,
+    asked: int = ASKED,
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[str, dict]:
     """R@1 of two models on names of the embedded emoji ("names") and on the folder's own captions ("own").
 
     Each is drawn once, by the model's own settings and seed 0, and looked for among all real pictures of
@@ -88,6 +121,9 @@ def _drawn(pipeline: Pipeline, chosen: list[Question]):
 def lines(found: dict[str, dict]) -> list[str]:
     """What a terminal shows of a report."""
     titles = {"names": "the emoji's names", "own": "your pictures"}
-    return [f"R@1 of {titles[name]}: {of['before']['R@1']['value']:.1f} % before, {of['after']['R@1']['value']:.1f} % after "
-            f"({of['after']['R@1']['low']:.1f} to {of['after']['R@1']['high']:.1f}), of {of['after']['n']} asked"
-            for name, of in found.items()]
+    made = []
+    for name, of in found.items():
+        before, after = of["before"]["R@1"], of["after"]["R@1"]
+        made.append(f"R@1 of {titles[name]}: {before['value']:.1f} % before, {after['value']:.1f} % after "
+                    f"({after['low']:.1f} to {after['high']:.1f}), of {of['after']['n']} asked")
+    return made

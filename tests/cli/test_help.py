@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import typer
-from typer.main import get_command
 
 from mlxflow.cli.main import COMMANDS, _load
 
