@@ -1,7 +1,7 @@
 """The comparisons: forward, loss and gradients, training steps, sampling. Each gives rows (errors.py).
 
-Ours is the code that trains and draws: the objectives of training/, `make_apply` of the trainer, `states` of the
-pipeline. The twin's is the process.py and optim.py beside it.
+Ours is the code that trains and draws: the objectives of training/, `make_apply` of the trainer, `states` of
+the pipeline. The twin's is the process.py and optim.py beside it.
 """
 
 from contextlib import contextmanager
@@ -34,14 +34,16 @@ PROCESS = {"path": "condot", "prediction": "data", "floor": 0.05}
 STEPS = 5
 # Of training: enough decay to show in five steps, and a norm that most gradients exceed.
 DECAY, CLIP = 0.3, 0.1
-# The share of the largest gradient below which a gradient is rounding: that by the bias of keys is zero, since softmax
-# does not see what it adds to all scores alike.
+# The share of the largest gradient below which a gradient is rounding: that by the bias of keys is zero,
+# since softmax does not see what it adds to all scores alike.
 ROUNDING = 1e-6
 
 
 @contextmanager
 def eager():
-    """Inside, compiled functions run operation by operation: on the CPU each new kernel would cost a run of g++."""
+    """Inside, compiled functions run operation by operation: on the CPU each new kernel would cost a run of
+    g++.
+    """
     mx.disable_compile()
     try:
         yield
@@ -62,8 +64,10 @@ def steps_of(made: Batch) -> np.ndarray:
     return (np.linspace(0, 1, len(made.t)) * (1 - made.t)).astype(np.float32)
 
 
-def forward(pair: Pair, seed: int = 0, table=None, tolerance: Tolerance = errors.FORWARD) -> dict[str, list[Row]]:
-    """Every module's output: a mixed batch, the edges, and the forms that only some batches and devices take."""
+def forward(pair: Pair, seed: int = 0, table=None,
+            tolerance: Tolerance = errors.FORWARD) -> dict[str, list[Row]]:
+    """Every module's output: a mixed batch, the edges, and the forms that only some batches and devices take.
+    """
     def compared(count, which="mixed", t=None):
         made = batch(pair.network, count, seed, which, t, table)
         return pair.compare(*forward_inputs(pair.network, made), tolerance=tolerance)
@@ -77,7 +81,8 @@ def forward(pair: Pair, seed: int = 0, table=None, tolerance: Tolerance = errors
             found["null label"] = compared(2, "none")
     if is_few_step(pair.network):
         made = batch(pair.network, 4, seed, table=table)
-        found["over a step"] = pair.compare(*forward_inputs(pair.network, made), step=steps_of(made), tolerance=tolerance)
+        found["over a step"] = pair.compare(*forward_inputs(pair.network, made), step=steps_of(made),
+                                            tolerance=tolerance)
     # A training batch's convolutions take Winograd's form on the CPU; elsewhere it is one more batch.
     found[f"batch of {Conv3x3.LEAST_BATCH}"] = compared(Conv3x3.LEAST_BATCH)
     with plain_operations():
@@ -86,7 +91,8 @@ def forward(pair: Pair, seed: int = 0, table=None, tolerance: Tolerance = errors
 
 
 def step_gradients(pair: Pair, count: int = 4, seed: int = 0, table=None) -> list[Row]:
-    """Of a few-step network: the mean square of its output over a step, and its gradient by each parameter."""
+    """Of a few-step network: the mean square of its output over a step, and its gradient by each parameter.
+    """
     made = batch(pair.network, count, seed, table=table)
     inputs, step = forward_inputs(pair.network, made), steps_of(made)
 
@@ -118,7 +124,7 @@ class Learning:
     """Loss and gradients of one batch on both sides, by the same configuration of training."""
 
     def __init__(self, pair: Pair, process: dict = PROCESS, **settings):
-        kept = {name: process[name] for name in ("path", "prediction", "floor", "sigma_min") if name in process}
+        kept = {n: process[n] for n in ("path", "prediction", "floor", "sigma_min") if n in process}
         self.pair, self.process = pair, process
         self.config = TrainConfig(model=describe(pair.network), precision="float32", **kept, **settings)
         objective = FlowMatching if is_velocity(pair.network) else Reconstruction
@@ -133,7 +139,8 @@ class Learning:
     def ours(self, weights: dict, made: Batch):
         """Loss, the objective's sums, gradients by name."""
         with eager():
-            (loss, sums), gradients = mx.value_and_grad(self.objective.loss)(weights, *map(mx.array, self.arrays(made)))
+            arrays = map(mx.array, self.arrays(made))
+            (loss, sums), gradients = mx.value_and_grad(self.objective.loss)(weights, *arrays)
             mx.eval(loss, sums, gradients)
         return loss, sums, gradients
 
@@ -155,7 +162,8 @@ class Learning:
         return loss
 
 
-def gradients(pair: Pair, count: int, seed: int = 0, table=None, process: dict = PROCESS, **settings) -> list[Row]:
+def gradients(pair: Pair, count: int, seed: int = 0, table=None, process: dict = PROCESS,
+              **settings) -> list[Row]:
     """The loss, and its gradient by each parameter."""
     learning = Learning(pair, process, **settings)
     made = batch(pair.network, count, seed, table=table)
@@ -178,7 +186,8 @@ def updates(pair: Pair, optimizer: str, seed: int = 0, steps: int = STEPS) -> li
     twin = twin_training(pair, weights, config)
     for step in range(steps):
         gradient = {n: rng.standard_normal(a.shape, dtype=np.float32) for n, a in weights.items()}
-        weights, average, moments, _ = applied(config, weights, average, moments, {n: mx.array(g) for n, g in gradient.items()}, step)
+        ours = {n: mx.array(g) for n, g in gradient.items()}
+        weights, average, moments, _ = applied(config, weights, average, moments, ours, step)
         for name, g in to_torch(pair.network, gradient).items():
             named[name].grad = pair.torch.from_numpy(g).to(pair.device)
         twin.step()
@@ -191,11 +200,14 @@ def updates(pair: Pair, optimizer: str, seed: int = 0, steps: int = STEPS) -> li
 def twin_training(pair: Pair, weights: dict[str, mx.array], config: TrainConfig):
     """The twin in training, its parameters shared out between the optimizers as ours are."""
     muon = {n for n, a in weights.items() if config.optimizer == "muon" and uses_muon(n, a)}
-    return twins.load().optim.Training(pair.twin, muon, config.learning_rate, config.weight_decay, config.clip, config.ema)
+    return twins.load().optim.Training(pair.twin, muon, config.learning_rate, config.weight_decay, config.clip,
+                                       config.ema)
 
 
 def applied(config: TrainConfig, weights, average, moments, gradient, step: int):
-    """Our weights, average and moments after update number `step` (from 0), and the gradient's norm before clipping."""
+    """Our weights, average and moments after update number `step` (from 0), and the gradient's norm before
+    clipping.
+    """
     with eager():
         made = make_apply(config)(weights, average, moments, gradient, mx.array(config.learning_rate),
                                   mx.array(float(step + 1)), mx.array(ema.decay_at(config.ema, step)))
@@ -204,12 +216,14 @@ def applied(config: TrainConfig, weights, average, moments, gradient, step: int)
 
 
 def moved_rows(what: str, ours: dict, theirs: dict, start: dict, tolerance) -> list[Row]:
-    return [errors.moved(f"{what} {n}", np.array(a), theirs[n], start[n], tolerance(n)) for n, a in ours.items()]
+    return [errors.moved(f"{what} {n}", np.array(a), theirs[n], start[n], tolerance(n))
+            for n, a in ours.items()]
 
 
 def training(pair: Pair, optimizer: str, count: int = 4, seed: int = 0, table=None, process: dict = PROCESS,
              steps: int = STEPS, **settings) -> list[Row]:
-    """`steps` updates, each from a batch of its own: losses, gradient norms, then all weights and their averages.
+    """`steps` updates, each from a batch of its own: losses, gradient norms, then all weights and their
+    averages.
 
     The weights of both are put back afterwards.
     """
@@ -227,7 +241,8 @@ def training(pair: Pair, optimizer: str, count: int = 4, seed: int = 0, table=No
         before = {n: weights[n] for n in buffers}
         weights, average, moments, norm = applied(config, weights, average, moments, gradient, step)
         if buffers:
-            noise = np.random.default_rng([seed, 33, step]).standard_normal(before["codebook"].shape, dtype=np.float32)
+            rng = np.random.default_rng([seed, 33, step])
+            noise = rng.standard_normal(before["codebook"].shape, dtype=np.float32)
             moved = codebook_update(*before.values(), sums[2], sums[3], mx.array(noise))
             weights |= dict(zip(buffers, moved))
             average |= dict(zip(buffers, moved))
@@ -255,15 +270,18 @@ def training(pair: Pair, optimizer: str, count: int = 4, seed: int = 0, table=No
 
 def sampling(pair: Pair, solver: str, guidance: float, steps: int, count: int = 4, seed: int = 0, table=None,
              process: dict = PROCESS) -> list[Row]:
-    """The state after every step of a solver from the same noise, by the pipeline's loop; the last one is the picture."""
+    """The state after every step of a solver from the same noise, by the pipeline's loop; the last one is the
+    picture.
+    """
     made = batch(pair.network, count, seed, table=table)
     network, process_of_twin = pair.network, twins.load().process
     inputs = tuple(map(mx.array, made.told))
     condition = network.encode(*inputs)
     null = network.encode(*network.dropped(inputs, mx.zeros((count,), dtype=mx.bool_)))
     velocity = velocity_of(network, process, compiled=runtime.device() != "cpu")
-    ours = [np.array(s.x) for s in states(velocity, condition, null, mx.array(made.x0), steps, solver, guidance,
-                                          path=path_of(process), last=process["floor"])]
+    drawn = states(velocity, condition, null, mx.array(made.x0), steps, solver, guidance, path=path_of(process),
+                   last=process["floor"])
+    ours = [np.array(state.x) for state in drawn]
     twin, path = pair.twin, process_of_twin.Path(process)
     with pair.torch.no_grad():
         told = tuple(map(pair.tensor, made.told))
@@ -271,11 +289,13 @@ def sampling(pair: Pair, solver: str, guidance: float, steps: int, count: int = 
                                         twin.encode(*told), twin.null(*told), guidance)
         if solver == SHORTCUT:
             c = twin.encode(*told)
-            xs = process_of_twin.jumps(lambda x, t, h: path.velocity(twin.predict(x, t, c, h), x, t), pair.tensor(made.x0), steps)
+            xs = process_of_twin.jumps(lambda x, t, h: path.velocity(twin.predict(x, t, c, h), x, t),
+                                       pair.tensor(made.x0), steps)
         else:
             xs = process_of_twin.trajectory(path, guided, pair.tensor(made.x0), steps, solver)
         theirs = [pair.array(x) for x in xs]
-    rows = [row(f"state {i + 1}", a, b, errors.STATE) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    pairs = zip(ours, theirs, strict=True)
+    rows = [row(f"state {i + 1}", a, b, errors.STATE) for i, (a, b) in enumerate(pairs)]
     return [*rows[:-1], row("picture", ours[-1], theirs[-1], errors.STATE)]
 
 

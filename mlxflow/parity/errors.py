@@ -2,8 +2,8 @@
 
     error <= absolute + relative * (largest magnitude of the twin's array)
 
-Single numbers near zero carry the rounding of their large neighbours, so errors are relative to an array's largest
-number, not to each number's own.
+Single numbers near zero carry the rounding of their large neighbours, so errors are relative to an array's
+largest number, not to each number's own.
 """
 
 import math
@@ -20,14 +20,15 @@ class Tolerance(NamedTuple):
 
 # Outputs of modules and losses, of small networks with random weights.
 FORWARD = Tolerance(1e-6, 2e-5)
-# The same of trained weights, which saturate activations: the CPU's forms of exp have their largest errors there.
+# The same of trained weights, which saturate activations: the CPU's forms of exp have their largest errors
+# there.
 TRAINED = Tolerance(1e-6, 1e-4)
 # Sums over places and batch of products of two such errors.
 GRADIENT = Tolerance(1e-7, 1e-4)
 # How far the weights moved, as a whole parameter, by the same gradients ...
 UPDATE = Tolerance(1e-7, 1e-3)
-# ... and by gradients of their own, whose rounding optimizers enlarge: early steps of Adam divide each number by its own
-# size, Muon lifts the smallest singular values to the size of the others.
+# ... and by gradients of their own, whose rounding optimizers enlarge: early steps of Adam divide each number
+# by its own size, Muon lifts the smallest singular values to the size of the others.
 MOVED, MOVED_BY_MUON = Tolerance(1e-7, 1e-2), Tolerance(1e-7, 0.3)
 # The states on the way to the picture, whose range is 2.
 STATE = Tolerance(1e-3, 0.0)
@@ -35,7 +36,8 @@ STATE = Tolerance(1e-3, 0.0)
 
 @dataclass(frozen=True)
 class Row:
-    """max |ours - theirs|, the same over `scale`, the largest |theirs|, and whether that is within tolerance."""
+    """max |ours - theirs|, the same over `scale`, the largest |theirs|, and whether that is within tolerance.
+    """
 
     stage: str
     absolute: float
@@ -60,12 +62,14 @@ class Row:
 
 
 def row(stage: str, ours: np.ndarray, theirs: np.ndarray, tolerance: Tolerance) -> Row:
-    """Compares two arrays of one layout; axes of length 1 do not count. Another shape or a NaN is an infinite error."""
+    """Compares two arrays of one layout; axes of length 1 do not count. Another shape or a NaN is an infinite
+    error.
+    """
     ours, theirs = (np.squeeze(np.asarray(a, np.float64)) for a in (ours, theirs))
     if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return Row(stage, math.inf, math.inf, math.nan, tolerance)
     absolute, scale = float(np.abs(ours - theirs).max(initial=0)), float(np.abs(theirs).max(initial=0))
-    return Row(stage, absolute, absolute / scale if scale else (math.inf if absolute else 0.0), scale, tolerance)
+    return Row(stage, absolute, share(absolute, scale), scale, tolerance)
 
 
 def moved(stage: str, ours: np.ndarray, theirs: np.ndarray, start: np.ndarray, tolerance: Tolerance) -> Row:
@@ -73,7 +77,12 @@ def moved(stage: str, ours: np.ndarray, theirs: np.ndarray, start: np.ndarray, t
     ours, theirs = (np.asarray(a, np.float64) - start for a in (ours, theirs))
     size = lambda a: float(np.sqrt(np.square(a).mean()))
     absolute, scale = size(ours - theirs), size(theirs)
-    return Row(stage, absolute, absolute / scale if scale else (math.inf if absolute else 0.0), scale, tolerance)
+    return Row(stage, absolute, share(absolute, scale), scale, tolerance)
+
+
+def share(error: float, scale: float) -> float:
+    """error / scale; infinite for an error where there should be nothing but zeros."""
+    return error / scale if scale else (math.inf if error else 0.0)
 
 
 def worst(rows: list[Row]) -> Row:

@@ -1,6 +1,7 @@
 """Seeded inputs, made in NumPy: noise, pictures, times, and words or labels; the edges among them.
 
-Times go over the batch; prompts of all lengths stand in one batch, with numbers in the places that the mask closes.
+Times go over the batch; prompts of all lengths stand in one batch, with numbers in the places that the mask
+closes.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,8 @@ PROMPTS = ("smiling cat", "", "heart", "a very " + "big " * 30 + "red apple")
 
 
 class Batch(NamedTuple):
-    """x0, x1 `[B, S, S, C]` (for autoencoders x0 is the latents' noise), t `[B]`, and the condition's inputs."""
+    """x0, x1 `[B, S, S, C]` (for autoencoders x0 is the latents' noise), t `[B]`, and the condition's inputs.
+    """
 
     x0: np.ndarray
     x1: np.ndarray

@@ -1,6 +1,7 @@
 """A network and its twin with the same weights, and the output of every module of both.
 
-MLX's modules have no hooks: while a trace runs, the classes of the network's modules record what `__call__` returns.
+MLX's modules have no hooks: while a trace runs, the classes of the network's modules record what `__call__`
+returns.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ def parameters(network: nn.Module) -> dict[str, np.ndarray]:
 
 
 def randomise(network: nn.Module, seed: int, scale: float = 1.0) -> nn.Module:
-    """The network with numbers in the place of the zeros and ones that a new one has, so that nothing is silent.
+    """The network with numbers in the place of the zeros and ones that a new one has, so that nothing is
+    silent.
 
     scale multiplies matrices and kernels: a small one makes the inputs of norms small, where their eps shows.
     """
@@ -83,10 +85,11 @@ class Pair:
         step `[B]`: of a few-step network, the step over which it predicts.
         """
         with trace_network(self.network) as ours:
-            note(ours, "output", call(self.network, *map(mx.array, inputs), step=None if step is None else mx.array(step)),
-                 np.array)
+            output = call(self.network, *map(mx.array, inputs), step=None if step is None else mx.array(step))
+            note(ours, "output", output, np.array)
         with self.trace_twin() as theirs, self.torch.no_grad():
-            output = call(self.twin, *map(self.tensor, inputs), step=None if step is None else self.tensor(step))
+            told = None if step is None else self.tensor(step)
+            output = call(self.twin, *map(self.tensor, inputs), step=told)
             note(theirs, "output", output, self.array)
         return ours, theirs
 
@@ -146,8 +149,8 @@ def trace_network(network: nn.Module) -> Iterator[Stages]:
             return output
         return wrapped
 
-    classes = {c for _, module in network.named_modules() for c in type(module).__mro__ if "__call__" in vars(c)}
-    before = {c: vars(c)["__call__"] for c in classes if issubclass(c, nn.Module)}
+    classes = {c for _, module in network.named_modules() for c in type(module).__mro__}
+    before = {c: vars(c)["__call__"] for c in classes if issubclass(c, nn.Module) and "__call__" in vars(c)}
     try:
         for c, call in before.items():
             c.__call__ = recording(call)
@@ -158,7 +161,9 @@ def trace_network(network: nn.Module) -> Iterator[Stages]:
 
 
 def note(stages: Stages, name: str, output, to_array) -> None:
-    """Puts an output, or each part of a tuple, into `stages`: "unet.head", "text.pooled"; the second call is "norm (2)"."""
+    """Puts an output, or each part of a tuple, into `stages`: "unet.head", "text.pooled"; the second call is
+    "norm (2)".
+    """
     if isinstance(output, tuple) and (name or hasattr(output, "_fields")):
         for part, value in zip(getattr(output, "_fields", map(str, range(len(output)))), output):
             if value is not None and 0 not in value.shape and "bool" not in str(value.dtype):

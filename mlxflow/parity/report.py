@@ -80,7 +80,9 @@ class Line(NamedTuple):
 
 
 def block_of(stage: str) -> str:
-    """The block that a module belongs to: "unet.encoder.1.residual.0" of "unet.encoder.1.residual.0.modulation.film"."""
+    """The block that a module belongs to: "unet.encoder.1.residual.0" of
+    "unet.encoder.1.residual.0.modulation.film".
+    """
     stage = re.sub(r" \(\d+\)$", "", stage)
     numbered = re.match(r".*\.\d+(?=\.|$)", stage)
     return numbered.group() if numbered else ".".join(stage.split(".")[:2])
@@ -89,8 +91,8 @@ def block_of(stage: str) -> str:
 def compare(path: str | Path, progress: Callable[[str], None] = lambda what: None) -> Report:
     """Every comparison of the weights at `path` (weights.resolve) with the PyTorch twin, in float32.
 
-    progress(what) is told what comes next. Raises MlxflowError where PyTorch or a twin is missing, or for quantised
-    weights, whose kernels PyTorch has not.
+    progress(what) is told what comes next. Raises MlxflowError where PyTorch or a twin is missing, or for
+    quantised weights, whose kernels PyTorch has not.
     """
     model = weights.load(path, dtype=mx.float32)
     if "quantization" in model.config:
@@ -102,7 +104,8 @@ def compare(path: str | Path, progress: Callable[[str], None] = lambda what: Non
     sections = checks.forward(pair, table=table, tolerance=errors.TRAINED)
     for count in (4, 16):
         progress(f"gradients, batch of {count}")
-        sections[f"loss and gradients, batch of {count}"] = checks.gradients(pair, count, table=table, process=process)
+        sections[f"loss and gradients, batch of {count}"] = checks.gradients(pair, count, table=table,
+                                                                             process=process)
     for optimizer, name in (("adamw", "AdamW"), ("muon", "Muon")):
         progress(f"training by {name}")
         sections[f"{name}: {checks.STEPS} updates by the same gradients"] = checks.updates(pair, optimizer)
@@ -119,4 +122,5 @@ def compare(path: str | Path, progress: Callable[[str], None] = lambda what: Non
                 name = f"{steps} steps of {solver}, guidance {guidance:g}"
                 progress(name)
                 sections[name] = checks.sampling(pair, solver, guidance, steps, table=table, process=process)
-    return Report(model.source, weights.file_sha256(model.source), pair.torch.__version__, pair.device.type, sections)
+    return Report(model.source, weights.file_sha256(model.source), pair.torch.__version__, pair.device.type,
+                  sections)

@@ -1,4 +1,6 @@
-"""The pairs that the suite compares: a small network of each kind with its twin, both with the same random weights."""
+"""The pairs that the suite compares: a small network of each kind with its twin, both with the same random
+weights.
+"""
 
 import functools
 

@@ -2,8 +2,9 @@
 
     python -m tests.parity.golden        (or `make golden`; needs PyTorch) after the weights have changed
 
-They let `make test` check the shipped weights where there is no PyTorch. A file holds inputs, the outputs of a few
-modules, and pictures at the end of the default sampler, each with the absolute tolerance that it is compared with.
+They let `make test` check the shipped weights where there is no PyTorch. A file holds inputs, the outputs of
+a few modules, and pictures at the end of the default sampler, each with the absolute tolerance that it is
+compared with.
 """
 
 import json
@@ -23,7 +24,8 @@ from mlxflow.parity.pair import Pair, Stages, trace_network  # noqa: E402
 from mlxflow.sampling.pipeline import SHORTCUT, states  # noqa: E402
 
 FOLDER = Path(__file__).with_name("golden")
-# Of the modules: the picture, what is said of the prompt, and one output a level; the largest ones would fill the file.
+# Of the modules: the picture, what is said of the prompt, and one output a level; the largest ones would fill
+# the file.
 LARGEST = 20_000
 RELATIVE, PICTURE = 1e-4, 1e-3
 
@@ -38,10 +40,13 @@ def settings_of(process: dict) -> tuple[str, int, float]:
 
 
 def selected(stages: Stages) -> list[str]:
-    """The modules whose outputs are kept: levels and blocks that stand directly in the network, and the output itself."""
-    direct = [s for s in stages if s.count(".") <= 2 and stages[s].size <= LARGEST and not s.endswith((".mask", ")"))]
-    blocks = [s for s in direct if s.split(".")[-1].isdigit() and any(other.startswith(f"{s}.") for other in stages)]
-    return [*blocks, *(s for s in direct if s.startswith("text.") and s.split(".")[1] in ("tokens", "pooled", "sketch")), "output"]
+    """The modules whose outputs are kept: levels and blocks that stand directly in the network, and the
+    output itself.
+    """
+    direct = [s for s in stages if s.count(".") <= 2 and stages[s].size <= LARGEST and not s.endswith(")")]
+    blocks = [s for s in direct if s.split(".")[-1].isdigit() and any(o.startswith(f"{s}.") for o in stages)]
+    told = [s for s in direct if s in ("text.tokens", "text.pooled", "text.sketch")]
+    return [*blocks, *told, "output"]
 
 
 def make_inputs(model: weights.Model) -> Batch:
@@ -98,7 +103,8 @@ def make(name: str) -> Path:
     _, stages = pair.forward(*forward_inputs(model.network, first(made)))
     outputs = {f"stage {s}": stages[s].astype(np.float32) for s in selected(stages)}
     outputs["pictures"] = twin_pictures(pair, model.config["process"], made)
-    tolerances = {n: PICTURE if n == "pictures" else float(f"{RELATIVE * np.abs(a).max() + 1e-6:.2g}") for n, a in outputs.items()}
+    tolerances = {n: float(f"{RELATIVE * np.abs(a).max() + 1e-6:.2g}") for n, a in outputs.items()}
+    tolerances["pictures"] = PICTURE
     about = {"weights": weights.file_sha256(model.source), "torch": pair.torch.__version__, "tolerances": tolerances}
     inputs = {"x0": made.x0.astype(np.float16), "x1": made.x1.astype(np.float16), "t": made.t}
     inputs |= {f"told {i}": a for i, a in enumerate(made.told)}

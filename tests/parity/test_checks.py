@@ -37,7 +37,8 @@ def network_classes() -> list[type]:
 
 def agree(rows: list[errors.Row]) -> None:
     assert rows
-    failed = [f"{r.stage}: max abs {r.absolute:.1e}, max rel {r.relative:.1e}, of {r.scale:.1e}" for r in rows if not r.ok]
+    failed = [f"{r.stage}: max abs {r.absolute:.1e}, max rel {r.relative:.1e}, of {r.scale:.1e}"
+              for r in rows if not r.ok]
     assert not failed, "\n".join(failed[:10])
 
 
@@ -77,8 +78,8 @@ def test_a_twin_has_the_networks_parameters_and_all_of_its_modules_are_compared(
     step = checks.steps_of(made) if name in FEW_STEP else None
     ours, theirs = pair.forward(*forward_inputs(pair.network, made), step=step)
     assert ours.keys() <= theirs.keys()
-    # Every parameter belongs to a module whose output is compared; Down's kernel is used by Down itself, and what is
-    # the whole network's own is in its output.
+    # Every parameter belongs to a module whose output is compared; Down's kernel is used by Down itself, and
+    # what is the whole network's own is in its output.
     compared = {stage.split(" ")[0].removesuffix(".tokens") for stage in ours}
     owners = {n: n.rsplit(".", 1)[0] if "." in n else "" for n in named}
     silent = {owner for owner in owners.values() if owner and owner not in compared and "downsamplers" not in owner}
@@ -87,7 +88,9 @@ def test_a_twin_has_the_networks_parameters_and_all_of_its_modules_are_compared(
 
 @EVERY
 def test_no_stage_is_silent(name, pair_of):
-    """A zero that is compared with a zero says nothing: with random weights every module has something to say."""
+    """A zero that is compared with a zero says nothing: with random weights every module has something to
+    say.
+    """
     pair = pair_of(name)
     _, theirs = pair.forward(*forward_inputs(pair.network, batch(pair.network, 4, 0)))
     silent = {stage for stage, value in theirs.items() if not np.abs(value).max() > 1e-3}

@@ -38,7 +38,8 @@ def all_of(twin, kind) -> list[nn.Module]:
     return [module for module in twin.modules() if isinstance(module, kind)]
 
 
-# name: (config, scale of the weights, what is patched: (where, attribute, value), the first stage that must differ)
+# name: (config, scale of the weights, what is patched: (where, attribute, value), the first stage that must
+# differ)
 NETWORKS = {
     "GELU's tanh form in the place of SiLU": (
         "text-unet", 1.0, lambda m: [(F, "silu", lambda x: F.gelu(x, approximate="tanh"))], "text.blocks.0.down"),

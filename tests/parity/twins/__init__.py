@@ -2,10 +2,10 @@
 
     build({"kind": "text-unet", ...})        a module from the config that is stored beside weights
 
-Nothing here imports mlxflow or MLX. Pictures and maps are `[B, C, H, W]`, tokens `[B, N, D]`. Parameters have the
-names of the MLX network's (a list there is an `nn.ModuleList` here), so that state dicts fit by name; only the axes of
-kernels differ: [out, in, h, w] here, [out, h, w, in] there. A velocity network has `encode(*inputs)` -> condition,
-`predict(x, t, condition)`, and is itself called with (x, t, *inputs).
+Nothing here imports mlxflow or MLX. Pictures and maps are `[B, C, H, W]`, tokens `[B, N, D]`. Parameters have
+the names of the MLX network's (a list there is an `nn.ModuleList` here), so that state dicts fit by name;
+only the axes of kernels differ: [out, in, h, w] here, [out, h, w, in] there. A velocity network has
+`encode(*inputs)` -> condition, `predict(x, t, condition)`, and is itself called with (x, t, *inputs).
 """
 
 from torch import nn
@@ -24,6 +24,7 @@ KINDS: dict[str, type[nn.Module]] = {"text-unet": TextUNet, "unet": LabelUNet, "
 
 
 def build(config: dict) -> nn.Module:
-    """The twin of the network that a config describes with all its fields; KeyError for a kind that has none."""
+    """The twin of the network that a config describes with all its fields; KeyError for a kind that has none.
+    """
     sizes = {name: value for name, value in config.items() if name != "kind"}
     return KINDS[config["kind"]](sizes)

@@ -38,7 +38,9 @@ class Attention(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size: stride 2, one row and column of zeros after the last ones only (padding=1 would add four sides)."""
+    """Half the size: stride 2, one row and column of zeros after the last ones only (padding=1 would add four
+    sides).
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -62,7 +64,8 @@ class Up(nn.Module):
 class Level(nn.Module):
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, resize: str | None):
         super().__init__()
-        self.resnets = nn.ModuleList(Residual(inputs if i == 0 else outputs, outputs, groups) for i in range(layers))
+        widths = [inputs, *[outputs] * layers]
+        self.resnets = nn.ModuleList(Residual(a, b, groups) for a, b in zip(widths, widths[1:]))
         if resize:
             name, layer = {"down": ("downsamplers", Down), "up": ("upsamplers", Up)}[resize]
             setattr(self, name, nn.ModuleList([layer(outputs)]))
@@ -126,7 +129,8 @@ class Decoder(nn.Module):
 
 
 class KLVAE(nn.Module):
-    """(x `[B, C, S, S]`, noise `[B, c, s, s]`) -> reconstruction, KL(N(mean, var) || N(0, 1)) in nats `[B]`."""
+    """(x `[B, C, S, S]`, noise `[B, c, s, s]`) -> reconstruction, KL(N(mean, var) || N(0, 1)) in nats `[B]`.
+    """
 
     def __init__(self, sizes: dict):
         super().__init__()
@@ -156,7 +160,9 @@ class KLVAE(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """x `[B, C, S, S]` -> reconstruction, |z - sg(e)|^2 a number `[B]`, and for each code how many z took it, their sum."""
+    """x `[B, C, S, S]` -> reconstruction, |z - sg(e)|^2 a number `[B]`, and for each code how many z took it,
+    their sum.
+    """
 
     def __init__(self, sizes: dict):
         super().__init__()
@@ -195,7 +201,8 @@ class VQVAE(nn.Module):
         _, _, counts, sums = self(x)
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
-        self.codebook.copy_(torch.where(self.counts[:, None] > 1e-6, self.sums / self.counts[:, None], self.codebook))
+        used = self.counts > 1e-6
+        self.codebook[used] = self.sums[used] / self.counts[used, None]
         order, mean = self.counts.argsort(), self.counts.mean()
         for i in range(len(order) // 2):
             weak, strong = order[i], order[-1 - i]

@@ -1,4 +1,6 @@
-"""What several twins use: sinusoids, patches, layers for maps, and the layers whose defaults torch has otherwise."""
+"""What several twins use: sinusoids, patches, layers for maps, and the layers whose defaults torch has
+otherwise.
+"""
 
 import math
 
@@ -19,7 +21,9 @@ def sinusoids(t: Tensor, dims: int) -> Tensor:
 
 
 def fold(x: Tensor, block: int) -> Tensor:
-    """Blocks of pixels into channels. torch puts the channel before the place in the block; here it comes after."""
+    """Blocks of pixels into channels. torch puts the channel before the place in the block; here it comes
+    after.
+    """
     b, c, h, w = x.shape
     x = F.pixel_unshuffle(x, block).view(b, c, block**2, h // block, w // block)
     return x.transpose(1, 2).reshape(b, -1, h // block, w // block)
@@ -68,7 +72,9 @@ class MapNorm(Norm):
 
 
 class StepEmbedding(nn.Module):
-    """W2 silu(W1 f(h)), f(h) = sin(w h), 1 - cos(w h) for 16 w from 1/2 to 100, equally far apart in their logarithm."""
+    """W2 silu(W1 f(h)), f(h) = sin(w h), 1 - cos(w h) for 16 w from 1/2 to 100, equally far apart in their
+    logarithm.
+    """
 
     def __init__(self, width: int, rates: int = 16):
         super().__init__()
@@ -95,7 +101,8 @@ def joined(x: Tensor) -> Tensor:
 def closing(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to scores over keys `[B, M]` of which mask is True for the open ones: `[B, 1, 1, M]`.
 
-    The least finite number where a key is closed, not -inf: where all are, attention is their mean and not NaN.
+    The least finite number where a key is closed, not -inf: where all are, attention is their mean and not
+    NaN.
     """
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]

@@ -1,4 +1,5 @@
-"""The diffusion transformer (Peebles & Xie 2023) with RMSNorm for LayerNorm and SiLU for GELU, over any mixer.
+"""The diffusion transformer (Peebles & Xie 2023) with RMSNorm for LayerNorm and SiLU for GELU, over any
+mixer.
 
     c = silu(MLP(sinusoids(t)) + step(h) + label);  (scale, shift, gate) twice = W c
     h = h + gate mixer(norm(h) (1 + scale) + shift);  h = h + gate MLP(norm(h) (1 + scale) + shift)
@@ -55,7 +56,8 @@ class Block(nn.Module):
 
 
 class PatchSequence(nn.Module):
-    """Prediction `[B, C, S, S]` from x `[B, C, S, S]`, t `[B]` and labels `[B]`; label `classes` is the null."""
+    """Prediction `[B, C, S, S]` from x `[B, C, S, S]`, t `[B]` and labels `[B]`; label `classes` is the null.
+    """
 
     def __init__(self, sizes: dict, mixers: list[nn.Module]):
         super().__init__()
@@ -65,7 +67,7 @@ class PatchSequence(nn.Module):
         self.register_buffer("places", places(self.side, width), persistent=False)
         self.time = nn.ModuleList([nn.Linear(SINUSOIDS, width), nn.Linear(width, width)])
         self.step = StepEmbedding(width) if sizes.get("few_step") else None
-        self.register_parameter("labels", nn.Parameter(torch.zeros(self.classes + 1, width)) if self.classes else None)
+        self.labels = nn.Parameter(torch.zeros(self.classes + 1, width)) if self.classes else None
         self.blocks = nn.ModuleList(Block(width, int(sizes["mlp_ratio"] * width), mixer) for mixer in mixers)
         self.norm = Norm(width, affine=False)
         self.head_film = nn.Linear(width, 2 * width)

@@ -12,7 +12,7 @@ class LabelUNet(nn.Module):
         super().__init__()
         self.classes, width = sizes["classes"], sizes["text_width"]
         self.unet = UNet(sizes)
-        self.register_parameter("labels", nn.Parameter(torch.zeros(self.classes + 1, width)) if self.classes else None)
+        self.labels = nn.Parameter(torch.zeros(self.classes + 1, width)) if self.classes else None
         self.register_buffer("nothing", torch.zeros(width), persistent=False)
 
     def encode(self, *label: Tensor) -> Condition | None:
@@ -27,7 +27,8 @@ class LabelUNet(nn.Module):
     def predict(self, x: Tensor, t: Tensor, condition: Condition | None, step: Tensor | None = None) -> Tensor:
         if condition is None:
             row = self.nothing.expand(len(x), -1)
-            condition = Condition(row[:, None], torch.zeros(len(x), 1, dtype=torch.bool, device=x.device), row, None)
+            untold = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
+            condition = Condition(row[:, None], untold, row, None)
         return self.unet(x, t, condition, step)
 
     def forward(self, x: Tensor, t: Tensor, *label: Tensor) -> Tensor:

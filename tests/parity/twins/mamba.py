@@ -1,6 +1,7 @@
 """Selective state spaces, as the recurrence that defines them (Dao & Gu 2024, eq. 11-16), a token at a time.
 
-    H_i = exp(-d_i r) H_(i-1) + B_i (d_i x_i)^T,   y_i = C_i^T H_i + D x_i,   d = softplus(W x + b),   r = exp(log_rate)
+    H_i = exp(-d_i r) H_(i-1) + B_i (d_i x_i)^T,   y_i = C_i^T H_i + D x_i,   d = softplus(W x + b),   r =
+    exp(log_rate)
 """
 
 import torch
@@ -55,7 +56,8 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         u, gate = self.inside(x).chunk(2, dim=-1)
         along = F.pad(u.transpose(1, 2), self.reach)
-        u = F.silu(F.conv1d(along, self.local.t()[:, None], self.local_bias, groups=u.shape[-1])).transpose(1, 2)
+        u = F.conv1d(along, self.local.t()[:, None], self.local_bias, groups=u.shape[-1])
+        u = F.silu(u).transpose(1, 2)
         y = self.directions[0](u)
         for backwards in self.directions[1:]:
             y = y + backwards(u.flip(1)).flip(1)

@@ -8,13 +8,17 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """w <- (1 - lr decay) w - lr 0.2 sqrt(max(rows, columns)) O, O the Nesterov momentum with its singular values near 1.
+    """w <- (1 - lr decay) w - lr 0.2 sqrt(max(rows, columns)) O, O the Nesterov momentum with its singular
+    values near 1.
 
-    Jordan et al. 2024; the factor is Liu et al. 2025's. A kernel is a matrix of its outputs by everything else.
+    Jordan et al. 2024; the factor is Liu et al. 2025's. A kernel is a matrix of its outputs by everything
+    else.
     """
 
-    def __init__(self, parameters, lr: float, weight_decay: float, momentum: float = 0.95, iterations: int = 5):
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "iterations": iterations})
+    def __init__(self, parameters, lr: float, weight_decay: float, momentum: float = 0.95,
+                 iterations: int = 5):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum,
+                                      "iterations": iterations})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -39,9 +43,12 @@ def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
 
 
 class Training:
-    """A twin in training: AdamW moves what `muon` does not name; vectors are not decayed; `average` is the EMA."""
+    """A twin in training: AdamW moves what `muon` does not name; vectors are not decayed; `average` is the
+    EMA.
+    """
 
-    def __init__(self, twin: nn.Module, muon: set[str], lr: float, weight_decay: float, clip: float, decay: float):
+    def __init__(self, twin: nn.Module, muon: set[str], lr: float, weight_decay: float, clip: float,
+                 decay: float):
         self.parameters = dict(twin.named_parameters())
         self.clip, self.decay, self.count = clip, decay, 0
         groups = {}
@@ -57,8 +64,8 @@ class Training:
     def step(self) -> Tensor:
         """One update by the gradients that the parameters have; returns their norm before clipping.
 
-        A parameter that the loss did not reach has no gradient in torch, which would leave it out: it is decayed here.
-        The average's decay warms up: min(decay, (1 + n) / (10 + n)) at update n = 0, 1, ...
+        A parameter that the loss did not reach has no gradient in torch, which would leave it out: it is
+        decayed here. The average's decay warms up: min(decay, (1 + n) / (10 + n)) at update n = 0, 1, ...
         """
         for p in self.parameters.values():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad

@@ -1,7 +1,7 @@
 """The process in torch: x_t = a(t) x1 + s(t) x0, its velocity, the loss, guidance and the solvers.
 
-Derivatives by t are automatic, and what a prediction says of the rest follows by solving the path's two equations,
-x_t = a x1 + s x0 and u = a' x1 + s' x0, for the two that are not known.
+Derivatives by t are automatic, and what a prediction says of the rest follows by solving the path's two
+equations, x_t = a x1 + s x0 and u = a' x1 + s' x0, for the two that are not known.
 """
 
 import math
@@ -12,7 +12,8 @@ from torch import Tensor
 PATHS = {
     "condot": lambda t, sigma_min=0.0: (t, 1 - (1 - sigma_min) * t),
     "cosine": lambda t: (torch.sin(math.pi / 2 * t), torch.cos(math.pi / 2 * t)),
-    "ve": lambda t, sigma_min=0.01, sigma_max=50.0: (torch.ones_like(t), sigma_min * (sigma_max / sigma_min) ** (1 - t)),
+    "ve": lambda t, sigma_min=0.01, sigma_max=50.0: (
+        torch.ones_like(t), sigma_min * (sigma_max / sigma_min) ** (1 - t)),
 }
 
 
@@ -35,7 +36,9 @@ class Path:
         self.prediction, self.floor = process.get("prediction"), process.get("floor", 0.05)
 
     def at(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """a, s, a', s' at times `[B]`, to meet x `[B, C, H, W]`; worked out in float64, where the device has it."""
+        """a, s, a', s' at times `[B]`, to meet x `[B, C, H, W]`; worked out in float64, where the device has
+        it.
+        """
         exact = t.double() if t.device.type == "cpu" else t
         values, slopes = torch.func.jvp(self.coefficients, (exact,), (torch.ones_like(exact),))
         return tuple(value.to(x.dtype).view(-1, 1, 1, 1) for value in (*values, *slopes))
@@ -61,8 +64,10 @@ class Path:
         return (a * u - da * x) / determinant, (ds * x - s * u) / determinant
 
 
-def loss(path: Path, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, cap: float, contrast: float = 0.0) -> Tensor:
-    """The mean over the batch of min(g^2, cap) |output - target|^2, g the velocity's change by one of the output's.
+def loss(path: Path, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, cap: float,
+         contrast: float = 0.0) -> Tensor:
+    """The mean over the batch of min(g^2, cap) |output - target|^2, g the velocity's change by one of the
+    output's.
 
     contrast: less that share of the distance from the pair beside it in the batch (Stoica et al. 2025).
     """
@@ -75,7 +80,8 @@ def loss(path: Path, output: Tensor, x0: Tensor, x1: Tensor, t: Tensor, cap: flo
         away_x0, away_x1 = path.pair(x, other, t)
         away = {"data": away_x1, "noise": away_x0, "velocity": other}[path.prediction]
         error = error - contrast * (output - away).square().flatten(1).mean(1)
-    g = {"data": da - a * ds / s.clamp(min=1e-6), "noise": ds - s * da / a.clamp(min=1e-6), "velocity": torch.ones_like(a)}
+    g = {"data": da - a * ds / s.clamp(min=1e-6), "noise": ds - s * da / a.clamp(min=1e-6),
+         "velocity": torch.ones_like(a)}
     return (g[path.prediction].flatten().square().clamp(max=cap) * error).mean()
 
 
@@ -92,14 +98,18 @@ def guided(velocity, condition, null, scale: float):
 
 
 def times(steps: int, floor: float) -> list[float]:
-    """(i / steps)^2, made shorter as a whole where the last step, which ends at 1, would be less than `floor`."""
+    """(i / steps)^2, made shorter as a whole where the last step, which ends at 1, would be less than
+    `floor`.
+    """
     before = [(i / steps) ** 2 for i in range(steps)]
     shrink = min(1, (1 - floor) / before[-1]) if steps > 1 else 1
     return [t * shrink for t in before] + [1.0]
 
 
 def trajectory(path: Path, velocity, noise: Tensor, steps: int, solver: str):
-    """The states after each step of "euler" or "heun" from noise; the last step goes to the data that is in sight."""
+    """The states after each step of "euler" or "heun" from noise; the last step goes to the data that is in
+    sight.
+    """
     grid = times(steps, path.floor)
     at = lambda t: torch.full((len(noise),), t, device=noise.device)
     x = path.at(at(0.0), noise)[1] * noise
@@ -115,7 +125,9 @@ def trajectory(path: Path, velocity, noise: Tensor, steps: int, solver: str):
 
 
 def jumps(average, noise: Tensor, steps: int):
-    """The states of a few-step model after each of `steps` jumps (a power of two), x <- x + h u(x, t, h), h = 1 / steps."""
+    """The states of a few-step model after each of `steps` jumps (a power of two), x <- x + h u(x, t, h), h =
+    1 / steps.
+    """
     x, h = noise, torch.full((len(noise),), 1 / steps, device=noise.device)
     for i in range(steps):
         x = x + average(x, i * h, h) / steps

@@ -87,14 +87,17 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Word vectors `[B, L, E]` and mask `[B, L]` to a `Condition`; all of it is zero for a prompt without a word."""
+    """Word vectors `[B, L, E]` and mask `[B, L]` to a `Condition`; all of it is zero for a prompt without a
+    word.
+    """
 
     def __init__(self, sizes: dict):
         super().__init__()
         width = sizes["width"]
         self.project = nn.Linear(sizes["word_dim"], width)
         self.positions = nn.Parameter(torch.zeros(sizes["length"], width))
-        self.blocks = nn.ModuleList(TextBlock(width, sizes["heads"], sizes["hidden"]) for _ in range(sizes["layers"]))
+        self.blocks = nn.ModuleList(TextBlock(width, sizes["heads"], sizes["hidden"])
+                                    for _ in range(sizes["layers"]))
         self.norm = Norm(width)
         self.pool = nn.Linear(width, width, bias=False)
         self.sketch = Sketch(width, sizes["sketch"], sizes["sketch_shape"]) if sizes.get("sketch") else None

@@ -1,16 +1,16 @@
 """The U-Net over patches: residual blocks modulated by time and text, attention on the small grids, skips.
 
     block:      x + conv(silu(conv(norm(x) (1 + scale) + shift)))         (scale, shift) = W e
-    attention:  one softmax over [a learned null, the words, the grid's own places]; queries and keys are normalised
-    e = silu(MLP(sinusoids(t)) + step(h) + W pooled)
+    attention:  one softmax over [a learned null, the words, the grid's own places]; queries and keys are
+    normalised e = silu(MLP(sinusoids(t)) + step(h) + W pooled)
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .common import (HeadNorm, MapNorm, Norm, Pointwise, StepEmbedding, closing, fold, grid, heads, joined, sinusoids,
-                     tokens, unfold)
+from .common import (HeadNorm, MapNorm, Norm, Pointwise, StepEmbedding, closing, fold, grid, heads, joined,
+                     sinusoids, tokens, unfold)
 from .text import Condition
 
 
@@ -25,7 +25,7 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         film = self.film(e)
-        scale, shift = (film[:, :, None, None] if self.map else film[:, None]).chunk(2, dim=1 if self.map else 2)
+        scale, shift = film[:, :, None, None].chunk(2, dim=1) if self.map else film[:, None].chunk(2, dim=2)
         return self.norm(x) * (1 + scale) + shift
 
 
@@ -65,8 +65,9 @@ class AttentionBlock(nn.Module):
         k, v = torch.cat([null_k, text_k, own_k], dim=1), torch.cat([null_v, text_v, own_v], dim=1)
         # Open: the null, the words of the prompt, and all places.
         opened = F.pad(F.pad(condition.mask, (1, 0), value=True), (0, x.shape[1]), value=True)
-        mixed = F.scaled_dot_product_attention(self.q_norm(heads(q, self.count)), self.k_norm(heads(k, self.count)),
-                                               heads(v, self.count), attn_mask=closing(opened, x.dtype))
+        q, k, v = (heads(part, self.count) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v,
+                                               attn_mask=closing(opened, x.dtype))
         x = x + self.out(joined(mixed))
         x = x + self.down(F.silu(self.up(self.mlp_in(x))))
         return grid(x, height, width)
@@ -91,7 +92,9 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """Prediction `[B, C, S, S]` from x `[B, C, S, S]`, t `[B]`, a condition, and a step `[B]` where it is told one."""
+    """Prediction `[B, C, S, S]` from x `[B, C, S, S]`, t `[B]`, a condition, and a step `[B]` where it is
+    told one.
+    """
 
     def __init__(self, sizes: dict):
         super().__init__()
