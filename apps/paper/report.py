@@ -19,6 +19,7 @@ import numpy as np
 
 from apps.experiment import figure, position, recipe_values, table, train
 from apps.paper import draw, toy
+from apps.paper.toys import SAMPLERS
 from mlxflow import weights
 from mlxflow.data.labelled import open_labelled, to_rgba, to_unit
 from mlxflow.errors import MlxflowError
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument(
         "--toy-steps", type=int, default=toy.Options().steps, help="of each two-dimensional field"
     )
+    parser.add_argument("--toy", choices=SAMPLERS, action="append", help="only this two-dimensional data set")
     parser.add_argument("--steps", type=int, default=0, help="of each MNIST run, other than the recipe's")
     parser.add_argument("--images", type=int, default=24, help="test pictures whose bits are measured")
     parser.add_argument("--samples", type=int, default=3, help="K, the dequantisation samples of each")
@@ -165,7 +167,7 @@ def main() -> None:
     begun = time.process_time()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        figures, numbers = toy.report(chosen, options.out)
+        figures, numbers = toy.report(chosen, options.out, options.toy or list(SAMPLERS))
         mnist = None
         if options.data:
             steps = options.steps or recipe_values(HERE / "mnist.toml")["steps"]

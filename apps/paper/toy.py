@@ -2,6 +2,7 @@
 apart."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,16 +129,16 @@ def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, 
     return dict(np.load(kept))
 
 
-def report(options: Options, folder: Path) -> tuple[dict, dict]:
+def report(options: Options, folder: Path, names: Sequence[str] = tuple(SAMPLERS)) -> tuple[dict, dict]:
     """Figures by file name, and the numbers {data: {path: {...}}}."""
-    found = {(data, path): measured(data, path, options, folder) for data in SAMPLERS for path in PATHS}
+    found = {(data, path): measured(data, path, options, folder) for data in names for path in PATHS}
     figures = {
         "trajectories.png": draw.framed(
             [
-                (PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in SAMPLERS])
+                (PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in names])
                 for path in PATHS
             ],
-            list(SAMPLERS),
+            list(names),
         )
     }
     numbers, rows = {}, []
@@ -157,7 +158,7 @@ def report(options: Options, folder: Path) -> tuple[dict, dict]:
         }
     figures["samples.png"] = draw.framed(rows, [f"{n} calls" if n != "dopri5" else n for n in SHOWN])
     rows = []
-    for data in SAMPLERS:
+    for data in names:
         truth = LOG_DENSITIES[data](draw.lattice(options.cells))
         panels = [truth] + [found[data, path]["density"] for path in PATHS]
         most = float(np.exp(truth.max()))

@@ -63,11 +63,10 @@ def test_panels_show_what_is_where():
 
 
 def test_one_command_makes_every_figure_and_table(tmp_path, monkeypatch, uncompiled):
-    monkeypatch.setattr(toy, "SAMPLERS", {"moons": SAMPLERS["moons"]})
     monkeypatch.setattr(report, "GRID", 16)
     data = sets.mnist(tmp_path / "mnist", count=80)
     monkeypatch.setattr(
-        "sys.argv", ["report", "--quick", "--data", str(data), "--out", str(tmp_path / "out")]
+        "sys.argv", ["report", "--quick", "--toy", "moons", "--data", str(data), "--out", str(tmp_path / "out")]
     )
     report.main()
     text = (tmp_path / "out" / "report.md").read_text()
