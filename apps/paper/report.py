@@ -85,8 +85,8 @@ def markdown(numbers: dict, mnist: dict | None, chosen: toy.Options, options) ->
         "",
         f"One network (`small.py`, {chosen.steps:,} steps of {toy.BATCH} points) for each data set and path. "
         "*Bend*: how much longer the ways from noise to data are than straight lines. *Calls*: of the "
-        f"network, by dopri5 with tolerances of {chosen.tolerance:g}. *Log-likelihood*: mean of {chosen.judged} "
-        "fresh points in nats, exact "
+        f"network, by dopri5 with tolerances of {chosen.tolerance:g}. *Log-likelihood*: mean of "
+        f"{chosen.judged} fresh points in nats, exact "
         "trace, beside that of the true density.",
         "",
         "![Trajectories](trajectories.png)",
@@ -111,8 +111,8 @@ def markdown(numbers: dict, mnist: dict | None, chosen: toy.Options, options) ->
         "",
         "![Samples by the number of calls](samples.png)",
         "",
-        "Energy distance of samples to fresh data, by calls of the network (midpoint, and dopri5); two draws of "
-        "the data\nthemselves are 0 to 0.04 apart:",
+        "Energy distance of samples to fresh data, by calls of the network (midpoint, and dopri5); two draws "
+        "of the data\nthemselves are 0 to 0.04 apart:",
         "",
     ]
     kinds = list(next(iter(next(iter(numbers.values())).values()))["distance"])

@@ -66,7 +66,8 @@ def test_one_command_makes_every_figure_and_table(tmp_path, monkeypatch, uncompi
     monkeypatch.setattr(report, "GRID", 16)
     data = sets.mnist(tmp_path / "mnist", count=80)
     monkeypatch.setattr(
-        "sys.argv", ["report", "--quick", "--toy", "moons", "--data", str(data), "--out", str(tmp_path / "out")]
+        "sys.argv",
+        ["report", "--quick", "--toy", "moons", "--data", str(data), "--out", str(tmp_path / "out")],
     )
     report.main()
     text = (tmp_path / "out" / "report.md").read_text()
