@@ -46,6 +46,17 @@ def trajectories(paths: np.ndarray) -> Image.Image:
     return reduced(image)
 
 
+def course(paths: np.ndarray) -> Image.Image:
+    """The first coordinate of paths `[states, n, 2]` upwards over time, from left to right."""
+    image = blank()
+    draw = ImageDraw.Draw(image)
+    across = np.linspace(0, PANEL * SCALE, len(paths))
+    up = pixels(np.stack([np.zeros_like(paths[..., 0]), paths[..., 0]], -1), WIDE)[..., 1]
+    for i in range(paths.shape[1]):
+        draw.line(list(zip(across, up[:, i])), fill=(120, 150, 210), width=SCALE, joint="curve")
+    return reduced(image)
+
+
 def cloud(points: np.ndarray) -> Image.Image:
     """A dot for each point `[n, 2]`."""
     image = blank()

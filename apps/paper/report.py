@@ -84,7 +84,7 @@ def markdown(numbers: dict, mnist: dict | None, chosen: toy.Options, options) ->
         "## Two-dimensional data",
         "",
         f"One network (`small.py`, {chosen.steps:,} steps of {toy.BATCH} points) for each data set and path. "
-        "*Bend*: how much longer the ways from noise to data are than straight lines. *Calls*: of the "
+        "*Curvature*: 0 for straight lines at constant speed (`toy.curvature`). *Calls*: of the "
         f"network, by dopri5 with tolerances of {chosen.tolerance:g}. *Log-likelihood*: mean of "
         f"{chosen.judged} fresh points in nats, exact "
         "trace, beside that of the true density.",
@@ -92,12 +92,12 @@ def markdown(numbers: dict, mnist: dict | None, chosen: toy.Options, options) ->
         "![Trajectories](trajectories.png)",
         "",
     ]
-    head = ["data", "path", "bend", "calls, samples", "calls, likelihood", "log-likelihood", "truth"]
+    head = ["data", "path", "curvature", "calls, samples", "calls, likelihood", "log-likelihood", "truth"]
     rows = [
         [
             data,
             toy.PATHS[path],
-            f"{n['bend']:.2f}",
+            f"{n['curvature']:.2f}",
             n["calls"],
             n["likelihood calls"],
             f"{n['log p']:.3f}",

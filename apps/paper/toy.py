@@ -29,7 +29,7 @@ class Options(NamedTuple):
     """Training steps of a field; points drawn, and judged by their likelihood; the grid of a density;
     dopri5's tolerances."""
 
-    steps: int = 800
+    steps: int = 4000
     points: int = 1500
     judged: int = 400
     cells: int = 44
@@ -98,11 +98,12 @@ class Flow:
         return np.concatenate(parts), nfe
 
 
-def bend(states: np.ndarray) -> float:
-    """How much longer the ways `[states, n, 2]` are than the straight lines between their ends, as a mean
-    ratio."""
-    length = np.linalg.norm(np.diff(states, axis=0), axis=2).sum(0)
-    return float((length / np.maximum(np.linalg.norm(states[-1] - states[0], axis=1), 1e-6)).mean())
+def curvature(states: np.ndarray) -> float:
+    """mean |dx/dt - (x_1 - x_0)|^2 / mean |x_1 - x_0|^2 of ways `[states, n, 2]` at even times: 0 for
+    straight lines at constant speed (Liu et al. 2022, "Flow Straight and Fast", eq. 4, divided by the length)."""
+    chord = states[-1] - states[0]
+    speed = np.diff(states, axis=0) * (len(states) - 1)
+    return float(np.square(speed - chord).sum(2).mean() / np.square(chord).sum(1).mean())
 
 
 def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, np.ndarray]:
@@ -132,15 +133,13 @@ def measured(data: str, path: str, options: Options, folder: Path) -> dict[str, 
 def report(options: Options, folder: Path, names: Sequence[str] = tuple(SAMPLERS)) -> tuple[dict, dict]:
     """Figures by file name, and the numbers {data: {path: {...}}}."""
     found = {(data, path): measured(data, path, options, folder) for data in names for path in PATHS}
-    figures = {
-        "trajectories.png": draw.framed(
-            [
-                (PATHS[path], [draw.trajectories(found[data, path]["ways"][:, :LINES]) for data in names])
-                for path in PATHS
-            ],
-            list(names),
-        )
-    }
+    shown = {key: one["ways"][:, :LINES] for key, one in found.items()}
+    rows = [
+        (name, [see(shown[data, path]) for data in names for see in (draw.trajectories, draw.course)])
+        for path, name in PATHS.items()
+    ]
+    columns = [title for data in names for title in (data, "x over time")]
+    figures = {"trajectories.png": draw.framed(rows, columns)}
     numbers, rows = {}, []
     kinds = [*map(str, NFE), "dopri5"]
     for (data, path), one in found.items():
@@ -149,7 +148,7 @@ def report(options: Options, folder: Path, names: Sequence[str] = tuple(SAMPLERS
             (f"{data}\n{PATHS[path]}", [draw.cloud(one[f"made {kind}"][:SHOWN_POINTS]) for kind in SHOWN])
         )
         numbers.setdefault(data, {})[path] = {
-            "bend": bend(one["ways"]),
+            "curvature": curvature(one["ways"]),
             "calls": int(one["calls"]),
             "likelihood calls": int(one["likelihood calls"]),
             "log p": float(one["log p"].mean()),

@@ -45,11 +45,12 @@ def test_energy_distance_tells_a_shift():
     assert energy_distance(a, b) < 0.1 and energy_distance(a, b + 0.5) > 0.2
 
 
-def test_bend_is_one_for_straight_ways():
-    line = np.linspace(0, 1, 9)[:, None, None] * np.array([[3.0, 4.0], [1.0, 0.0]])
-    angle = np.linspace(0, np.pi, 200)
-    half = np.stack([np.cos(angle), np.sin(angle)], 1)[:, None]
-    assert toy.bend(line) == pytest.approx(1) and toy.bend(half) == pytest.approx(np.pi / 2, abs=1e-3)
+def test_curvature_is_zero_for_straight_ways_at_constant_speed():
+    t = np.linspace(0, 1, 201)[:, None, None]
+    ends = np.array([[3.0, 4.0], [1.0, 0.0]])
+    assert toy.curvature(t * ends) == pytest.approx(0, abs=1e-12)
+    # x = t^2: the mean of (2 t - 1)^2 is 1 / 3, however straight the line in the plane.
+    assert toy.curvature(t**2 * ends) == pytest.approx(1 / 3, abs=1e-3)
 
 
 def test_panels_show_what_is_where():
