@@ -100,7 +100,7 @@ class Flow:
 
 def curvature(states: np.ndarray) -> float:
     """mean |dx/dt - (x_1 - x_0)|^2 / mean |x_1 - x_0|^2 of ways `[states, n, 2]` at even times: 0 for
-    straight lines at constant speed (Liu et al. 2022, "Flow Straight and Fast", eq. 4, divided by the length)."""
+    straight lines at constant speed (Liu et al. 2022, "Flow Straight and Fast", straightness, over the length)."""
     chord = states[-1] - states[0]
     speed = np.diff(states, axis=0) * (len(states) - 1)
     return float(np.square(speed - chord).sum(2).mean() / np.square(chord).sum(1).mean())
