@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.sampling.tiny import weights_folder
 
 # Runs `mlxflow` in an interpreter that cannot find PyTorch.
@@ -16,6 +18,7 @@ main()
 
 
 def test_a_table_and_a_file(mlxflow_command, tmp_path):
+    pytest.importorskip("torch")
     folder, file = weights_folder(tmp_path / "tiny"), tmp_path / "parity.json"
     done = mlxflow_command("parity", str(folder), "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr

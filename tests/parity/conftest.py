@@ -5,15 +5,11 @@ weights.
 import functools
 
 import pytest
-import torch
 
 from mlxflow.networks import build
 from mlxflow.parity.pair import Pair, randomise
 from mlxflow.runtime import mx
 from tests.parity.networks import CONFIGS
-
-# Small products: threads would wait for each other.
-torch.set_num_threads(1)
 
 QUIET = 0.1
 """The scale of matrices with which the inputs of norms are small, so that their eps shows."""
@@ -21,6 +17,9 @@ QUIET = 0.1
 
 @functools.cache
 def made(name: str, scale: float) -> Pair:
+    import torch
+
+    torch.set_num_threads(1)  # small products: threads would wait for each other
     mx.random.seed(0)
     return Pair(randomise(build(CONFIGS[name]), seed=0, scale=scale))
 

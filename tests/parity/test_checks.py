@@ -18,6 +18,8 @@ from mlxflow.runtime import mx
 from tests.parity.conftest import QUIET
 from tests.parity.networks import CONFIGS
 
+pytest.importorskip("torch")
+
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 VELOCITY = [name for name in CONFIGS if "vae" not in name]
 AUTOENCODERS = [name for name in CONFIGS if "vae" in name]

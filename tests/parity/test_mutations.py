@@ -3,9 +3,10 @@
 import math
 
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import nn
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
 
 from mlxflow.parity import checks, errors, twins
 from mlxflow.parity.inputs import batch, forward_inputs

@@ -3,7 +3,9 @@
 import json
 
 import pytest
-import torch.nn.functional as F
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F  # noqa: E402
 
 from mlxflow import weights
 from mlxflow.errors import MlxflowError
