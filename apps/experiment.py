@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,21 +41,16 @@ def inline(value: object) -> str:
     return json.dumps(value)
 
 
-def train(run: Path, data: Path, recipe: Path, *, ranks: int = 1, steps: int = 0, seconds: float = 0.0,
-          settings: dict | None = None) -> dict:
-    """Train until `steps` steps, or until (nearly) `seconds` of training, validation and samples apart, in `run`;
-    returns `position`. Nothing happens where that is reached. Ctrl-C saves and ends the report too."""
+def train(run: Path, data: Path, recipe: Path, *, steps: int, ranks: int = 1, settings: dict | None = None) -> dict:
+    """Train until `steps` steps in `run`; returns `position`. Nothing happens where that is reached. Ctrl-C saves and
+    ends the report too."""
     at = position(run)
-    while at["step"] < steps or at["seconds"] < 0.98 * seconds:
-        begun, wanted = time.monotonic(), 0.0 if steps else seconds - at["seconds"]
-        flags = {"steps": steps, "minutes": wanted / 60}
-        if not at["step"]:
-            flags = (settings or {}) | flags
+    if at["step"] < steps:
+        flags = {"steps": steps} if at["step"] else (settings or {}) | {"steps": steps}
         begin(run, data, recipe, ranks, flags, resume=at["step"] > 0)
-        now = position(run)
-        if now["step"] < steps or time.monotonic() - begun < wanted:
+        at = position(run)
+        if at["step"] < steps:
             raise KeyboardInterrupt  # a signal ended it: what was learnt is kept
-        at = now
     return at
 
 

@@ -2,7 +2,7 @@
 
     python -m apps.cifar10.report --data cifar10/ --out runs/cifar10
 
-Trains for the recipe's minutes (or goes on, or finds that it is done) and leaves report.md with its figures in the run
+Trains for the recipe's steps (or goes on, or finds that it is done) and leaves report.md with its figures in the run
 folder's parent. `--note` goes into the report: say there what the data were if they were not the official ones.
 """
 
@@ -54,7 +54,7 @@ def recompute_costs(model: dict, batch: int = 16) -> list[list]:
 
 def grid(sampler: ClassSampler, guidance: float):
     labels = np.repeat(np.arange(len(sampler.names)), PER_CLASS).tolist()
-    values = np.concatenate([d.values for d in sampler.draw(labels, len(labels), 0, Settings(16, "heun", guidance))])
+    values = np.concatenate([d.values for d in sampler.draw(labels, len(labels), 0, Settings(12, "heun", guidance))])
     pictures = to_rgba(values).reshape(len(sampler.names), PER_CLASS, *values.shape[1:3], 4)
     return figure(list(zip(sampler.names, pictures)), scale=2)
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10's folder, or one of DIR/class_name/*.png")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--full", action="store_true", help="recipe.toml instead of laptop.toml")
-    parser.add_argument("--minutes", type=float, default=0.0, help="other than the recipe's")
+    parser.add_argument("--steps", type=int, default=0, help="other than the recipe's")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share each batch")
     parser.add_argument("--note", default="", help="a sentence for the report")
     options = parser.parse_args()
@@ -73,14 +73,13 @@ def main() -> None:
     try:
         parts = open_labelled(options.data, values["model"]["image_size"], values["model"]["channels"])
         run = options.out / "run"
-        minutes = options.minutes or values.get("minutes", 0.0)
-        steps = 0 if minutes else values["steps"]
-        train(run, options.data, recipe, ranks=options.ranks, steps=steps, seconds=60 * minutes)
+        steps = options.steps or values["steps"]
+        train(run, options.data, recipe, ranks=options.ranks, steps=steps)
         at, sampler = position(run), ClassSampler.load(run)
         count = sum(a.size for _, a in tree_flatten(sampler.network.parameters()))
         validations = [line for line in log(run) if "val" in line]
         rows = [["parameters", f"{count / 1e6:.2f}M"], ["training pictures", len(parts["train"])],
-                ["steps", at["step"]], ["pictures seen", at["images"]],
+                ["steps", f"{at['step']:,} of {values['batch']}"], ["pictures seen", at["images"]],
                 ["training time", f"{at['seconds'] / 60:.1f} min on {device()}, {options.ranks} process(es)"],
                 ["images/s", round(speed(run))], ["training loss, last 500 steps", f"{training_loss(run):.4f}"]]
         if validations:

@@ -145,7 +145,7 @@ def test_the_report_on_photographs_says_what_it_was_made_with(tmp_path, run):
     model = DIGITS.replace("channels = 1", "channels = 3")
     text = run(cifar10, {"laptop.toml": COMMON + "steps = 3\n" + model}, "--data", data, "--note", "Made of noise.")
     assert_figures(text, tmp_path / "out")
-    assert "Made of noise." in text and "| training pictures | 40 |" in text and "| steps | 3 |" in text
+    assert "Made of noise." in text and "| training pictures | 40 |" in text and "| steps | 3 of 8 |" in text
     shutil.rmtree(data)
     with pytest.raises(SystemExit, match="cifar"):
         run(cifar10, {}, "--data", data)
