@@ -31,7 +31,7 @@ from mlx.utils import tree_flatten
 
 HERE = Path(__file__).parent
 MAIN = ("U-Net", "DiT", "Mamba")
-PARTS = ("mnist", "fashion", "predictions")
+PARTS = ("steps", "time", "fashion", "predictions")
 GUIDANCES = (1.0, 3.0, 5.0)
 SAMPLE_STEPS, SHOWN = 8, 1
 TURNS = 4
@@ -83,7 +83,7 @@ class Comparison:
 
     def __init__(self, options, part: str):
         self.options, self.part = options, part
-        self.out = options.out / part
+        self.out = options.out / {"steps": "mnist", "time": "mnist"}.get(part, part)
         self.data = options.fashion if part == "fashion" else options.data
         if self.data is None:
             raise MlxflowError("Say where Fashion-MNIST is with --fashion FOLDER (`mlxflow data fashion fashion/` gets it).")
@@ -161,37 +161,45 @@ HEAD = ["network", "parameters", "images/s", "training loss", "summed", "validat
         "read, guidance 3", "Fréchet"]
 
 
-def compare(options, part: str) -> str:
-    """The Markdown of the comparison on digits or on clothes; figures are written beside it."""
+def title(c: Comparison) -> str:
+    return "Fashion-MNIST" if c.part == "fashion" else "MNIST"
+
+
+def equal_steps(options, part: str) -> str:
+    """The Markdown of the comparison after equal steps, on digits or on clothes; its figure is written beside it."""
     c = Comparison(options, part)
     names = [*MAIN, "Mamba, one direction"] if options.one_direction else list(MAIN)
     files = c.equal_steps({name: c.networks[name] for name in names})
     judge_, fixed = c.judge(), c.fixed()
     rows = [c.row(name, file, judge_, fixed, until=c.steps) for name, file in files.items()]
-    title = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}[part]
     batch = c.values["batch"]
-    share = c.steps * batch / (5000 * 250)
-    text = [f"## {title}, equal steps", "",
-            f"{c.steps:,} steps of {batch} pictures ({100 * share:.0f} % of the original's 5,000 x 250), "
+    share = 100 * c.steps * batch / (5000 * 250)
+    sheet(files).save(options.out / f"{part}.png", optimize=True)
+    text = [f"## {title(c)}, equal steps", "",
+            f"{c.steps:,} steps of {batch} pictures ({share:.1f} % of the original's 5,000 x 250), "
             f"{c.frame['image_size']}x{c.frame['image_size']} pixels, {c.values['prediction']} prediction. The classifier "
             f"that reads the {options.count} pictures a cell reads {100 * judge_.accuracy:.2f} % of the test set right.",
-            "", table(HEAD, rows), ""]
-    figures = {f"{part}-steps.png": sheet(files)}
-    text += [f"![{title} after equal steps]({part}-steps.png)", ""]
-    if part == "mnist":
-        timed, steps, longest = c.equal_time(MAIN)
-        rows = [[*c.row(name, file, judge_, fixed), steps[name]] for name, file in timed.items()]
-        text += [f"## {title}, equal time", "",
-                 f"The steps that each does in the {longest / 60:.1f} minutes of the slowest, at the median speeds of above, "
-                 f"with {options.ranks} process{'es' if options.ranks > 1 else ''} on {device()}.", "",
-                 table([*HEAD, "steps"], rows), "", f"![{title} after equal time]({part}-time.png)", ""]
-        figures[f"{part}-time.png"] = sheet(timed)
+            "", table(HEAD, rows), "", f"![{title(c)} after equal steps]({part}.png)", ""]
+    if part == "steps":
         published = [[name, size, loss] for name, (loss, size) in PUBLISHED.items()]
         text += ["The original's losses, summed over 1024 pixels, at 5,000 x 250 with other sizes of network:", "",
                  table(["network", "parameters", "summed loss"], published), ""]
-    for name, image in figures.items():
-        image.save(options.out / name, optimize=True)
     return "\n".join(text)
+
+
+def equal_time(options) -> str:
+    """The same after equal time."""
+    c = Comparison(options, "time")
+    c.equal_steps({name: c.networks[name] for name in MAIN})
+    judge_, fixed = c.judge(), c.fixed()
+    files, steps, seconds = c.equal_time(MAIN)
+    rows = [[*c.row(name, file, judge_, fixed, until=steps[name]), steps[name]] for name, file in files.items()]
+    sheet(files).save(options.out / "time.png", optimize=True)
+    return "\n".join([
+        f"## {title(c)}, equal time", "",
+        f"The steps that each does in the {seconds / 60:.1f} minutes of the slowest, at the median speeds of above, "
+        f"with {options.ranks} process{'es' if options.ranks > 1 else ''} on {device()}.", "",
+        table([*HEAD, "steps"], rows), "", f"![{title(c)} after equal time](time.png)", ""])
 
 
 def predictions(options) -> str:
@@ -224,7 +232,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="MNIST's folder")
     parser.add_argument("--fashion", type=Path, help="Fashion-MNIST's folder")
     parser.add_argument("--out", type=Path, default=Path("runs/architectures"))
-    parser.add_argument("--part", choices=PARTS, action="append", help="default: mnist; may be given several times")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: steps and time; may be given several times")
     parser.add_argument("--full", action="store_true", help="recipe.toml, the original's length, instead of laptop.toml")
     parser.add_argument("--one-direction", action="store_true", help="also the one-direction Mamba, as the original's")
     parser.add_argument("--steps", type=int, default=0, help="other than the recipe's")
@@ -234,13 +242,13 @@ def main() -> None:
     options = parser.parse_args()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        for part in options.part or ["mnist"]:
-            text = predictions(options) if part == "predictions" else compare(options, part)
-            (options.out / f"{part}.part.md").write_text(text, encoding="utf-8")
-        # What earlier calls found stays in the report.
-        done = [options.out / f"{part}.part.md" for part in PARTS]
-        sections = [file.read_text(encoding="utf-8") for file in done if file.exists()]
-        write_report(options.out, "\n".join([*sections, NOTES]), {})
+        for part in options.part or ["steps", "time"]:
+            make = {"time": equal_time, "predictions": predictions}.get(part, lambda o, part=part: equal_steps(o, part))
+            (options.out / f"{part}.part.md").write_text(make(options), encoding="utf-8")
+            # What earlier parts found stays in the report.
+            done = [options.out / f"{name}.part.md" for name in PARTS]
+            sections = [file.read_text(encoding="utf-8") for file in done if file.exists()]
+            write_report(options.out, "\n".join([*sections, NOTES]), {})
     except MlxflowError as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:

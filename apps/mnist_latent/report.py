@@ -133,30 +133,36 @@ def main() -> None:
     try:
         parts = open_labelled(options.data, 32, 1)
         made, figures = autoencoders(options, parts["val"])
+        sections = [THERE_AND_BACK.format(autoencoders=made)]
+        # Written as far as it is, so that a report which is stopped has what was found.
+        write_report(options.out, "\n".join(sections), figures)
         steps = min(options.limit, recipe_values(options.recipe)["steps"])
         files = stages(options, steps)
         judge_ = reader(parts, options.judge_steps)
         figures |= growth(files, steps)
         sampler = ClassSampler.load(files[100])
-        solvers = adaptive(sampler, judge_)
+        sections.append(FLOW.format(steps=steps, scale=sampler.scale, accuracy=100 * judge_.accuracy,
+                                    solvers=adaptive(sampler, judge_)))
+        write_report(options.out, "\n".join(sections), figures)
         spaces, more = versus(options, judge_, steps)
         minutes = position(options.out / "latent")["images"] / speed(options.out / "latent") / 60
-        text = REPORT.format(autoencoders=made, steps=steps, scale=sampler.scale, accuracy=100 * judge_.accuracy,
-                             solvers=solvers, minutes=minutes, spaces=spaces, count=options.count)
-        write_report(options.out, text, figures | more)
+        sections.append(SPACES.format(minutes=minutes, spaces=spaces, count=options.count))
+        write_report(options.out, "\n".join(sections), figures | more)
     except MlxflowError as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-REPORT = """\
+THERE_AND_BACK = """\
 ## There and back
 
 {autoencoders}
 
 ![Digits and their reconstructions](reconstructions.png)
+"""
 
+FLOW = """\
 ## A flow in the KL-VAE's latents
 
 Latents are made once, scaled by {scale:.4f} and kept. The digits at 1, 5, 25, 50 and 100 % of {steps:,} steps, from the
@@ -168,7 +174,9 @@ same noise; first without a class, then of each class with guidance 3.
 The classifier reads {accuracy:.2f} % of the test set right. Solvers, guidance 3:
 
 {solvers}
+"""
 
+SPACES = """\
 ## Latents against pixels
 
 The steps that each does in {minutes:.1f} minutes, at the median speeds of training by turns.
