@@ -80,6 +80,9 @@ def assert_figures(text, folder):
 def test_the_comparison_gives_all_the_same_steps_then_the_same_time_and_is_done_once(digits, tmp_path, run, monkeypatch):
     recipes = {"laptop.toml": COMMON + "steps = 8\n" + DIGITS, "networks.toml": NETWORKS}
     arguments = ("--data", digits, "--count", 20, "--judge-steps", 3)
+    # The speeds of so few steps are chance.
+    speeds = {"U-Net": 30.0, "DiT": 20.0, "Mamba": 10.0}
+    monkeypatch.setattr(compare, "speed", lambda folder: {compare.folder_name(n): v for n, v in speeds.items()}[folder.name])
     text = run(compare, recipes, *arguments)
     out = tmp_path / "out" / "mnist"
     assert_figures(text, tmp_path / "out")
@@ -88,12 +91,10 @@ def test_the_comparison_gives_all_the_same_steps_then_the_same_time_and_is_done_
         row = next(line for line in equal_steps.splitlines() if line.startswith(f"| {name} "))
         lines = [line for line in experiment.log(out / compare.folder_name(name)) if "loss" in line and line["step"] <= 8]
         assert f"{np.mean([line['loss'] for line in lines]):.4f}" in row and len(lines) == 8
-    speeds = {name: float((out / f"{compare.folder_name(name)}-steps.speed").read_text()) for name in compare.MAIN}
-    for name in compare.MAIN:
+    for name, steps in {"U-Net": 24, "DiT": 16, "Mamba": 8}.items():
         row = next(line for line in equal_time.splitlines() if line.startswith(f"| {name} "))
-        steps = round(8 * speeds[name] / min(speeds.values()))
-        assert row.endswith(f"| {steps:,} |")
-        assert experiment.position(out / compare.folder_name(name))["step"] == steps >= 8
+        assert row.endswith(f"| {steps} |") and f"| {round(speeds[name])} |" in row
+        assert experiment.position(out / compare.folder_name(name))["step"] == steps
     monkeypatch.setattr(experiment, "begin", None)  # it would fail if it were asked
     assert run(compare, recipes, *arguments) == text
 
@@ -117,6 +118,7 @@ def test_the_latent_report_is_whole_and_goes_on_after_a_stop(digits, tmp_path, r
                "vq.toml": COMMON + "steps = 3\n" + VAE % ("vq-vae", "codes = 8\n"), "pixel.toml": COMMON + "steps = 8\n" + DIGITS}
     arguments = ("--data", digits, "--count", 20, "--judge-steps", 3)
     begin = experiment.begin
+    monkeypatch.setattr(latent, "speed", lambda folder: {"latent": 8.0, "pixel": 3.0}[folder.name])
 
     def stopped(run, *rest, **more):
         if run.name == "latent" and more["resume"]:
@@ -133,11 +135,7 @@ def test_the_latent_report_is_whole_and_goes_on_after_a_stop(digits, tmp_path, r
     text = run(latent, recipes, *arguments)
     assert_figures(text, tmp_path / "out")
     assert "perplexity" in text and "dopri5" in text and "PSNR" in text
-    speeds = {name: float(np.median([line["images_per_second"] for line in experiment.log(tmp_path / "out" / name)
-                                     if "loss" in line and line["step"] <= 8])) for name in ("latent", "pixel")}
-    steps = experiment.position(tmp_path / "out" / "pixel")["step"]
-    assert f"| pixel | {steps:,} |" in text and steps == max(1, int((tmp_path / "out/pixel/steps.txt").read_text()))
-    assert speeds["latent"] > 0 and speeds["pixel"] > 0
+    assert "| pixel | 3 | 3 |" in text and experiment.position(tmp_path / "out" / "pixel")["step"] == 3
 
 
 def test_the_report_on_photographs_says_what_it_was_made_with(tmp_path, run):
