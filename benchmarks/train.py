@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mlxflow.networks import build, describe
+
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES, WARM, STEPS = 64, 4, 16
 MODEL = {"kind": "text-unet", "text": {"sketch": 512}, "unet": {"sketch": True}}
@@ -42,26 +44,27 @@ def mlx_round(ranks: int, batch: int, data: Path, run: Path) -> float:
 def torch_round(threads: int, batch: int) -> float:
     """Images a second of the twin's step, in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    said = subprocess.run([sys.executable, __file__, "--twin", str(threads), "--batch", str(batch)], check=True,
-                          env=environment, capture_output=True, text=True)
+    config = json.dumps(describe(build(MODEL)))
+    said = subprocess.run([sys.executable, __file__, "--twin", config, "--threads", str(threads), "--batch", str(batch)],
+                          check=True, env=environment, capture_output=True, text=True)
     return float(said.stdout.split()[-1])
 
 
-def twin(threads: int, batch: int) -> None:
+def twin(config: dict, threads: int, batch: int) -> None:
     """The step in PyTorch: the same draws and loss, AdamW fused, clipping, average of the weights."""
     import time
 
     import torch
 
-    from tests.parity.twins import build_twin
+    from tests.parity.twins import build
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = build_twin(MODEL)
+    net = build(config)
     average = [p.detach().clone() for p in net.parameters()]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-    words = net.text.config.word_dim
-    mask = torch.ones(batch, net.text.config.length, dtype=torch.bool)
+    words = config["text"]["word_dim"]
+    mask = torch.ones(batch, config["text"]["length"], dtype=torch.bool)
 
     def step():
         x1, x0 = torch.rand(batch, 4, 64, 64), torch.randn(batch, 4, 64, 64)
@@ -93,10 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--twin", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--twin", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.twin:
-        twin(options.twin, options.batch)
+        twin(json.loads(options.twin), options.threads, options.batch)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
