@@ -1,6 +1,7 @@
 """What all tests share: the runtime before any `import mlx`, and programs run as a user runs them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,9 @@ import pytest
 
 # Float32 products are whole ones, on CUDA and the newest Apple chips too; read when MLX multiplies for the first time.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+# A shell that runs us in the background has us ignore Ctrl-C, and our children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A test module may import MLX in its first line; the fast BLAS must be there before.
 import mlxflow.runtime  # noqa: F401
