@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import mlxflow
 from mlxflow.cli.main import main
 from tests.sampling import tiny
 from tests.serve.conftest import program
@@ -64,5 +65,7 @@ def test_what_it_refuses(refused, weights, monkeypatch):
         if name.partition(".")[0] in ("starlette", "uvicorn") or name.startswith("mlxflow.serve")
     ]:
         monkeypatch.delitem(sys.modules, name)
+    # Importing the package anew sets it on its parent, where the next test would find it without its modules.
+    monkeypatch.setattr(mlxflow, "serve", getattr(mlxflow, "serve", None), raising=False)
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert "pip install 'mlxflow[web]'" in refused()
