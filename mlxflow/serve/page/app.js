@@ -14,7 +14,7 @@ let drawn = null;
 // Keys that come quicker than drafts would end each of them before it is seen. So one that is on its way may end, and
 // the newest words wait for it, when nothing new was shown for so many milliseconds.
 const PATIENCE = 300;
-let underway = false, held = false, shownAt = 0;
+let underway = false, held = false, shownAt = -Infinity;
 
 const locked = () => lock.getAttribute("aria-pressed") === "true";
 const words = () => prompt.value.trim();
