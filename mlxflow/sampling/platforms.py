@@ -1,9 +1,17 @@
 """Pictures for chats: the size and the weight that each takes, kept whatever the picture is.
 
     slack     custom emoji: 128 x 128, less than 128 KB; PNG or GIF
-    discord   custom emoji: 128 x 128, at most 256 KB; PNG, WebP or GIF
-    sticker   512 x 512: WebP of less than 100 KB is a sticker of WhatsApp and of Telegram; PNG of at most
-              512 KB one of Telegram
+    discord   custom emoji: 128 x 128, at most 256 KiB; PNG, WebP or GIF
+    sticker   512 x 512, the outer 16 pixels free: WebP of less than 100 KB is a sticker of WhatsApp and of
+              Telegram; PNG of at most 512 KB one of Telegram
+
+Sources. Slack: "square images under 128KB and with transparent backgrounds work best"
+(docs.slack.dev/reference/methods/admin.emoji.add). Discord: "the 128x128 emoji image", "a maximum file size
+of 256 KiB"; JPEG, PNG, GIF, WebP and AVIF (docs.discord.com/developers/resources/emoji). WhatsApp: "exactly
+512 x 512 pixels", WebP, "less than 100KB" (github.com/WhatsApp/stickers, Android/README.md), a gap of 16
+pixels around (tyntec.com/docs/whatsapp-business-api-tutorials-creating-and-sending-whatsapp-stickers).
+Telegram: PNG or WebP, one side of exactly 512 pixels (core.telegram.org/stickers), up to 512 KB (TDLib's
+InputSticker).
 
 KB is taken as 1,000 bytes, which also keeps limits that count 1,024. A picture that is too heavy is written
 with fewer colours (PNG, GIF), or as lossy WebP, no worse than it must be.
@@ -19,16 +27,17 @@ from mlxflow.sampling.resize import resized
 
 
 class Platform(NamedTuple):
-    """size in pixels; the most bytes by ending, of which the first is the usual one."""
+    """size in pixels; the most bytes by ending, the usual one first; pixels that stay free on each side."""
 
     size: int
     most: dict[str, int]
+    margin: int = 0
 
 
 PLATFORMS = {
     "slack": Platform(128, {".png": 127_999, ".gif": 127_999}),
     "discord": Platform(128, {".png": 256_000, ".webp": 256_000, ".gif": 256_000}),
-    "sticker": Platform(512, {".webp": 99_999, ".png": 512_000}),
+    "sticker": Platform(512, {".webp": 99_999, ".png": 512_000}, margin=16),
 }
 
 
@@ -45,6 +54,15 @@ def platform(name: str) -> Platform:
     if name not in PLATFORMS:
         raise MlxflowError(f"There is no '{name}' to make pictures for: choose {', '.join(PLATFORMS)}.")
     return PLATFORMS[name]
+
+
+def placed(image: Image.Image, wanted: Platform) -> Image.Image:
+    """A square picture at the platform's size. An opaque one fills it; a transparent one keeps the margin."""
+    if not wanted.margin or image.mode != "RGBA":
+        return resized(image, wanted.size)
+    canvas = Image.new("RGBA", (wanted.size, wanted.size))
+    canvas.paste(resized(image, wanted.size - 2 * wanted.margin), (wanted.margin, wanted.margin))
+    return canvas
 
 
 def encode_for(
@@ -66,7 +84,7 @@ def encode_for(
         )
     if image.width != image.height:
         raise MlxflowError(f"A picture for {name} is square, not {image.width} x {image.height}.")
-    image = resized(image, wanted.size)
+    image = placed(image, wanted)
     content = encode(image, suffix, made_by, description)
     if len(content) <= wanted.most[suffix]:
         return content

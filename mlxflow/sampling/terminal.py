@@ -1,8 +1,8 @@
 """Pictures in a terminal: by its graphics protocol where it has one, else in half-block characters.
 
     kitty    the kitty graphics protocol (kitty, Ghostty, Konsole): PNG in base64, in chunks of 4,096
-    iterm    the inline images of iTerm2 (also WezTerm, mintty, VS Code): PNG in base64
-    sixel    DEC's sixels (foot, mlterm, xterm -ti vt340, Windows Terminal, ...): up to 255 colours
+    iterm    the inline images of iTerm2 (also WezTerm, mintty, rio): PNG in base64
+    sixel    DEC's sixels (foot, mlterm, xterm -ti vt340, Windows Terminal, VS Code, ...): up to 255 colours
     blocks   U+2580 and U+2584 in 24-bit colour, or the 256 colours of old: a character is two pixels
     off      nothing
 
@@ -39,12 +39,14 @@ def draw(
     *,
     true_colour: bool = True,
     cell: tuple[int, int] = CELL,
+    number: int = 1,
 ) -> str:
-    """The text that draws an RGBA picture into `columns` x `rows` characters. cell: a character in pixels
-    (sixel).
+    """The text that draws an RGBA picture into `columns` x `rows` characters.
+
+    cell: a character in pixels (sixel). number: the picture that a new one takes the place of (kitty).
     """
     if protocol == "kitty":
-        return kitty(image, columns, rows)
+        return kitty(image, columns, rows, number)
     if protocol == "iterm":
         return iterm(image, columns, rows)
     if protocol == "sixel":
@@ -61,11 +63,11 @@ def _png(image: Image.Image) -> bytes:
 
 
 def kitty(image: Image.Image, columns: int, rows: int, number: int = 1) -> str:
-    """Transmit and show (a=T) PNG data (f=100) as image `number`, in place of the one before, the cursor
-    staying (C=1).
+    """Transmit and show (a=T) PNG data (f=100) as image `number` (1 to 4294967295), in place of the one of
+    that number before, wherever it stood; the cursor stays (C=1).
 
-    https://sw.kovidgoyal.net/kitty/graphics-protocol/: every chunk but the last has m=1; q=2 asks for no
-    answer.
+    https://sw.kovidgoyal.net/kitty/graphics-protocol/: every chunk but the last has m=1, those after the
+    first no other keys; q=2 asks for no answer; the picture is scaled to c by r characters.
     """
     data = base64.standard_b64encode(_png(image)).decode()
     chunks = [data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK)]
@@ -77,7 +79,9 @@ def kitty(image: Image.Image, columns: int, rows: int, number: int = 1) -> str:
 
 
 def iterm(image: Image.Image, columns: int, rows: int) -> str:
-    """OSC 1337 ; File = ... : base64 BEL, https://iterm2.com/documentation-images.html."""
+    """OSC 1337 ; File = ... : base64 BEL, https://iterm2.com/documentation-images.html; width and height in
+    characters. doNotMoveCursor is WezTerm's (https://wezterm.org/imgcat.html); other terminals move it.
+    """
     content = _png(image)
     return (
         f"{ESC}]1337;File=inline=1;size={len(content)};width={columns};height={rows};preserveAspectRatio=0;"
@@ -86,8 +90,11 @@ def iterm(image: Image.Image, columns: int, rows: int) -> str:
 
 
 def sixel(image: Image.Image) -> str:
-    """DCS 0;1 q: pixels that are not set stay as they are. Bands of six rows; ! repeats, $ returns, - goes
-    on.
+    """DCS 0;1 q: pixels that are not set stay as they are. Bands of six rows; ! repeats, $ returns, -
+    goes on.
+
+    https://vt100.net/docs/vt3xx-gp/chapter14.html: " tells the ratio of a pixel's sides and the size, # the
+    colours, as red, green and blue (2) in per cent.
     """
     from mlxflow.sampling.formats import to_palette
 
@@ -173,7 +180,9 @@ def nearest_of_256(pixel: list[int]) -> int:
 def by_name(environment: Mapping[str, str]) -> str | None:
     """The protocol that the environment names, or None where only the terminal itself can say.
 
-    MLXFLOW_GRAPHICS decides if it is set. tmux and screen do not pass kitty's and iTerm2's sequences on.
+    MLXFLOW_GRAPHICS decides if it is set. tmux and screen do not pass kitty's and iTerm2's sequences on. VS
+    Code shows pictures only where its setting terminal.integrated.enableImages is on, and then says that it
+    has sixels.
     """
     chosen = environment.get("MLXFLOW_GRAPHICS")
     if chosen:
@@ -185,7 +194,7 @@ def by_name(environment: Mapping[str, str]) -> str | None:
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if term in ("", "dumb"):
         return "off"
-    if environment.get("TMUX") or term.startswith(("screen", "tmux")):
+    if _multiplexed(environment):
         return None
     if (
         "kitty" in term
@@ -196,11 +205,11 @@ def by_name(environment: Mapping[str, str]) -> str | None:
     ):
         return "kitty"
     if (
-        program in ("iTerm.app", "WezTerm", "mintty", "vscode", "rio")
+        program in ("iTerm.app", "WezTerm", "mintty", "rio")
         or environment.get("LC_TERMINAL") == "iTerm2"
     ):
         return "iterm"
-    if program == "Apple_Terminal":
+    if program == "Apple_Terminal" or term == "linux":
         return "blocks"
     return None
 
@@ -208,12 +217,26 @@ def by_name(environment: Mapping[str, str]) -> str | None:
 def detect(environment: Mapping[str, str] = os.environ, terminal: str = "/dev/tty") -> str:
     """The best protocol of the terminal that this process has: by the environment, else by asking it."""
     named = by_name(environment)
-    return named if named is not None else "sixel" if _has_sixel(terminal) else "blocks"
+    return named if named is not None else _ask(terminal, kitty_too=not _multiplexed(environment))
 
 
-def _has_sixel(terminal: str, seconds: float = 0.15) -> bool:
-    """Whether the terminal's primary device attributes (CSI c) list 4, sixel graphics. False if it does not
-    answer.
+def _multiplexed(environment: Mapping[str, str]) -> bool:
+    """Whether tmux or screen stands between this process and the terminal."""
+    return bool(environment.get("TMUX")) or environment.get("TERM", "").startswith(("screen", "tmux"))
+
+
+# The primary device attributes, which every terminal answers. Before them a picture of one pixel that kitty's
+# protocol only tries (a=q): where its answer does not come first, there are no kitty graphics (the protocol's
+# own advice).
+_ATTRIBUTES, _ATTRIBUTES_ARE = f"{ESC}[c", re.compile(rb"\x1b\[\?([\d;]*)c")
+_TRY_KITTY, _KITTY_IS_THERE = f"{ESC}_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA{ESC}\\", b"\x1b_Gi=31;OK"
+
+
+def _ask(terminal: str, kitty_too: bool, seconds: float = 0.15) -> str:
+    """What the terminal says it has: "kitty", "sixel" (4 in its primary device attributes), or else "blocks".
+
+    A terminal that has not answered within `seconds` is taken to have neither. kitty_too: tmux and screen
+    would take the question for a window's title, and are not asked it.
     """
     try:
         import termios
@@ -221,23 +244,25 @@ def _has_sixel(terminal: str, seconds: float = 0.15) -> bool:
 
         device = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
     except (ImportError, OSError):
-        return False
+        return "blocks"
     try:
         before = termios.tcgetattr(device)
         try:
             tty.setcbreak(device)
-            os.write(device, f"{ESC}[c".encode())
+            os.write(device, ((_TRY_KITTY if kitty_too else "") + _ATTRIBUTES).encode())
             answer = b""
-            while not answer.endswith(b"c") and select.select([device], [], [], seconds)[0]:
-                answer += os.read(device, 64)
+            while not _ATTRIBUTES_ARE.search(answer) and select.select([device], [], [], seconds)[0]:
+                answer += os.read(device, 256)
         finally:
             termios.tcsetattr(device, termios.TCSANOW, before)
     except (OSError, termios.error):
-        return False
+        return "blocks"
     finally:
         os.close(device)
-    found = re.search(rb"\x1b\[\?([\d;]*)c", answer)
-    return bool(found) and b"4" in found[1].split(b";")[1:]
+    if _KITTY_IS_THERE in answer:
+        return "kitty"
+    found = _ATTRIBUTES_ARE.search(answer)
+    return "sixel" if found and b"4" in found[1].split(b";")[1:] else "blocks"
 
 
 def cell_size(device: int) -> tuple[int, int]:

@@ -88,6 +88,17 @@ def test_the_picture_arrives_whole(terminal, monkeypatch, protocol, pattern):
     assert shown.shape == (64, 64, 4) and ((shown[4::8, 4::8, 3] > 127) == (picture()[..., 3] > 127)).all()
 
 
+def test_pictures_of_kitty_replace_each_other_and_not_those_of_the_command_before(terminal, monkeypatch):
+    monkeypatch.setenv("MLXFLOW_GRAPHICS", "kitty")
+    terminal()
+    for _ in range(2):
+        with Live(1, 2) as live:
+            live.step(0, 1, picture(), 0.5)
+            live.step(0, 2, picture(1), 1.0)
+    numbers = re.findall(r"\x1b_Ga=T,[^;]*i=(\d+)", terminal.read())
+    assert numbers[0] == numbers[1] != numbers[2] == numbers[3] and len(numbers) == 4
+
+
 def test_sixels_arrive_whole(terminal, monkeypatch):
     text = draw(terminal, "sixel", monkeypatch, picture())
     shown = read_sixel(re.search(r"\x1bP.*?\x1b\\", text, re.DOTALL)[0].replace("\n", ""))

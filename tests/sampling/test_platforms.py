@@ -35,6 +35,19 @@ def test_a_light_picture_loses_nothing():
         assert made.format == "PNG" and (np.asarray(made) == np.asarray(image)).all()
 
 
+def test_a_sticker_has_a_margin_and_the_whole_picture_within_it():
+    image = Image.new("RGBA", (64, 64), (200, 10, 10, 255))
+    with Image.open(io.BytesIO(encode_for(image, "sticker"))) as made:
+        alpha = np.asarray(made.convert("RGBA"))[..., 3]
+    assert alpha.shape == (512, 512) and (alpha[16:-16, 16:-16] == 255).all()
+    alpha = alpha.copy()
+    alpha[16:-16, 16:-16] = 0
+    assert not alpha.any()
+    opaque = Image.new("RGB", (64, 64), (200, 10, 10))
+    with Image.open(io.BytesIO(encode_for(opaque, "sticker", ".png"))) as made:
+        assert made.size == (512, 512) and np.asarray(made.convert("RGB")).min(2).min() > 5
+
+
 def test_refusals_are_a_sentence():
     with pytest.raises(MlxflowError, match="There is no 'msn' to make pictures for: choose slack, discord, sticker"):
         encode_for(picture("smooth"), "msn")

@@ -4,7 +4,9 @@ import base64
 import io
 import os
 import re
+import termios
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ def test_kitty_sends_the_png_in_chunks_of_4096():
     commands = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text := kitty(image, 32, 16))
     assert "".join(f"\x1b_G{keys};{data}\x1b\\" for keys, data in commands) == text
     first = dict(pair.split("=") for pair in commands[0][0].split(","))
-    assert {"a": "T", "f": "100", "c": "32", "r": "16", "C": "1", "q": "2"}.items() <= first.items()
+    assert {"a": "T", "f": "100", "c": "32", "r": "16", "C": "1", "q": "2", "i": "1"}.items() <= first.items()
+    assert [keys for keys, _ in commands[1:]] == ["m=1"] * (len(commands) - 2) + ["m=0"]
     assert all(len(data) <= 4096 for _, data in commands) and all(len(data) % 4 == 0 for _, data in commands)
     assert [keys.endswith("m=1") for keys, _ in commands] == [True] * (len(commands) - 1) + [False] and len(commands) > 2
     decoded = Image.open(io.BytesIO(base64.b64decode("".join(data for _, data in commands))))
@@ -149,6 +152,7 @@ def test_a_picture_fits_the_room_that_it_is_given():
 @pytest.mark.parametrize("environment, wanted", [
     ({"TERM": "xterm-kitty"}, "kitty"), ({"TERM": "xterm-ghostty"}, "kitty"), ({"TERM": "xterm", "KONSOLE_VERSION": "2"}, "kitty"),
     ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, "iterm"), ({"TERM": "x", "TERM_PROGRAM": "WezTerm"}, "iterm"),
+    ({"TERM": "x", "TERM_PROGRAM": "vscode"}, None), ({"TERM": "linux"}, "blocks"),
     ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, "blocks"), ({"TERM": "dumb"}, "off"), ({}, "off"),
     ({"TERM": "tmux-256color", "TMUX": "/tmp/x", "TERM_PROGRAM": "WezTerm"}, None), ({"TERM": "foot"}, None),
     ({"TERM": "dumb", "MLXFLOW_GRAPHICS": "sixel"}, "sixel")])
@@ -161,23 +165,38 @@ def test_an_unknown_protocol_is_refused():
         by_name({"MLXFLOW_GRAPHICS": "vga"})
 
 
-@pytest.mark.parametrize("answer, wanted", [(b"\x1b[?62;4;22c", "sixel"), (b"\x1b[?64;1;2c", "blocks"), (b"", "blocks")])
-def test_a_terminal_is_asked_for_sixels(answer, wanted):
+KITTY_OK, KITTY_BAD = b"\x1b_Gi=31;OK\x1b\\", b"\x1b_Gi=31;ENOTSUPPORTED:no\x1b\\"
+
+
+@pytest.mark.parametrize("term", ["foot", "tmux-256color"])
+@pytest.mark.parametrize("answers, wanted", [
+    ([b"\x1b[?62;4;22c"], "sixel"), ([b"\x1b[?64;1;2c"], "blocks"), ([], "blocks"), ([b"\x1b[?4c"], "blocks"),
+    ([KITTY_OK, b"\x1b[?62;22c"], "kitty"), ([KITTY_OK + b"\x1b[?62;4c"], "kitty"),
+    ([KITTY_BAD, b"\x1b[?62;4c"], "sixel"), ([b"\x1b[?6", b"2;4c"], "sixel")])
+def test_a_terminal_is_asked_for_pictures(answers, wanted, term):
     import pty
 
     parent, child = pty.openpty()
-    asked = []
+    asked = b""
 
     def terminal():
-        asked.append(os.read(parent, 16))
-        if answer:
+        nonlocal asked
+        while not asked.endswith(b"\x1b[c"):
+            asked += os.read(parent, 64)
+        for answer in answers:
             os.write(parent, answer)
+            time.sleep(0.01)
 
     thread = threading.Thread(target=terminal)
     thread.start()
-    assert detect({"TERM": "foot"}, os.ttyname(child)) == wanted
+    before = termios.tcgetattr(child)
+    assert detect({"TERM": term}, os.ttyname(child)) == wanted
     thread.join()
-    assert asked == [b"\x1b[c"]
+    assert termios.tcgetattr(child) == before
+    if term == "foot":
+        assert b"a=q" in re.fullmatch(rb"\x1b_G([^;]*);AAAA\x1b\\\x1b\[c", asked)[1].split(b",")
+    else:  # tmux would make the rest its title
+        assert asked == b"\x1b[c"
     os.close(parent)
     os.close(child)
 
