@@ -1,9 +1,11 @@
-"""Takes the pictures of the page that README shows: python docs/page.py (needs the extras `web` and `test`).
+"""Takes the pictures that README shows: python docs/page.py (it needs the extras `web` and `test`).
 
     page.png        the page on a desk: light on the left, dark on the right
     page-phone.png  the page on a phone
+    terminal.png    the preview in a terminal (docs/terminal.py)
 
-The words and seeds are fixed, so the pictures change with the weights and the page only.
+The words and seeds are fixed, so the pictures change with the weights and the page only. Options of the command
+line, such as --weights, go to mlxflow.
 """
 
 import io
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import terminal
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
 
@@ -66,6 +69,7 @@ def main() -> None:
     ImageDraw.Draw(mask).polygon([(middle + slant, 0), (light.width, 0), light.size, (middle - slant, light.height)], 255)
     save(Image.composite(dark, light, mask), "page.png")
     save(phone, "page-phone.png")
+    terminal.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Live:
             return
         if self.protocol != "off":
             self._pictures()
-        self._bar(index + (t >= 1), step)
+        self._bar(index, step)
         self.drawn = now
 
     def say(self, text: str) -> None:
@@ -119,13 +119,14 @@ class Live:
                     number=self.number)
         self.out.write(f"\r{clear}\x1b7{text}\x1b8")
 
-    def _bar(self, done: int, step: int) -> None:
+    def _bar(self, index: int, step: int) -> None:
+        """Picture `index` has done `step` steps, those before it all of theirs."""
         rows = ROWS if self.protocol != "off" else 0
         seconds = time.monotonic() - self.started
-        share = min(1.0, (done + (step / self.steps if done < self.total else 0)) / self.total)
+        share = min(1.0, (index + step / self.steps) / self.total)
         full = int(share * BAR)
         left = f", {seconds / share * (1 - share):.0f} s left" if 0 < share < 1 and seconds > 2 else ""
-        which = f"picture {min(done + 1, self.total)} of {self.total}, " if self.total > 1 else ""
+        which = f"picture {index + 1} of {self.total}, " if self.total > 1 else ""
         text = f"Drawing {'━' * full}{'─' * (BAR - full)} {which}step {step} of {self.steps}, {seconds:.1f} s{left}"
         text = text[: max(10, shutil.get_terminal_size().columns - 1)]
         down, up = (f"\x1b[{rows}B", f"\x1b[{rows}A") if rows else ("", "")

@@ -112,6 +112,18 @@ def test_half_blocks_and_a_bar_arrive_and_the_bar_goes(terminal, monkeypatch):
     assert text.endswith("\x1b[K\x1b[?25h") and text.count("\x1b[?25l") == 1
 
 
+def test_the_bar_says_which_picture_and_how_far(terminal, monkeypatch):
+    monkeypatch.setenv("MLXFLOW_GRAPHICS", "off")
+    terminal()
+    with Live(2, 4) as live:
+        live.step(0, 4, picture(), 1.0)
+        live.step(1, 4, picture(), 1.0)
+    half, whole = "━" * (BAR // 2) + "─" * (BAR // 2), "━" * BAR
+    wanted = [("─" * BAR, 1, 0), (half, 1, 4), (whole, 2, 4)]
+    bars = re.findall(r"Drawing (\S+) picture (\d) of 2, step (\d) of 4", terminal.read())
+    assert [(bar, int(number), int(step)) for bar, number, step in bars] == wanted
+
+
 @pytest.mark.parametrize("protocol, show, size", [("off", None, (100, 40)), ("blocks", False, (100, 40)),
                                                   ("blocks", None, (20, 40)), ("blocks", None, (100, 10))])
 def test_only_a_bar_where_pictures_are_not_wanted_or_have_no_room(terminal, monkeypatch, protocol, show, size):
