@@ -161,8 +161,8 @@ class Model:
                     index, step = index + 1, 0
 
     def scores(self, prompt: str, pictures: Sequence[Image.Image]) -> list[float]:
-        """How well pictures of the model's size fit a prompt, by the model itself: more is better
-        (ranking.py).
+        """How good pictures of the model's size are for a prompt beside each other, by the model itself: more is
+        better, their mean is 0 (sampling/ranking.py).
         """
         wrong = [picture.size for picture in pictures if picture.size != (self.size, self.size)]
         if wrong:
