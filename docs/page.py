@@ -3,6 +3,7 @@
     page.png        the page on a desk: light on the left, dark on the right
     page-phone.png  the page on a phone
     terminal.png    the preview in a terminal (docs/terminal.py)
+    edits.png       what `mlxflow edit` does (docs/edits.py)
 
 The words and seeds are fixed, so the pictures change with the weights and the page only. Options of the command
 line, such as --weights, go to mlxflow.
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import edits
 import terminal
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
@@ -70,6 +72,7 @@ def main() -> None:
     save(Image.composite(dark, light, mask), "page.png")
     save(phone, "page-phone.png")
     terminal.main(sys.argv[1:])
+    edits.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

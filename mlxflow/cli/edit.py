@@ -102,7 +102,7 @@ def inpaint(
 ) -> None:
     """Draw a part of a picture anew by words. The rest keeps its pixels exactly, at the picture's own size.
 
-    Example: mlxflow edit inpaint cat.png "cat wearing sunglasses" --box 10,18,54,34
+    Example: mlxflow edit inpaint cat.png "cat with heart eyes" --box 10,18,54,34
     """
     from mlxflow.errors import MlxflowError
     from mlxflow.sampling.desk import Desk
@@ -141,7 +141,7 @@ def reword(
 ) -> None:
     """Run the flow backwards to the noise of a picture, and draw that noise by other words (inversion).
 
-    Example: mlxflow edit reword cat.png "smiling dog" --from "smiling cat"
+    Example: mlxflow edit reword cat.png panda --from "smiling cat"
     """
     from mlxflow.sampling.desk import Desk
 
