@@ -22,9 +22,9 @@ STDIN = "Standard input"
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw, in quotes; several are drawn in turn; - "
-                                                        "reads standard input, a prompt a line.", show_default=False)]
-        = None,
+    prompts: Annotated[list[str] | None, typer.Argument(show_default=False,
+                                                        help="What to draw, in quotes; several are drawn in turn; - "
+                                                        "reads standard input, a prompt a line.")] = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompts", help="A text file with a prompt a line.",
                                                      show_default=False, rich_help_panel=WORDS)] = None,
     negative: Annotated[str | None, typer.Option(help="Words to keep away from.", show_default=False,
@@ -36,8 +36,8 @@ def generate(
     seed: Annotated[str | None, typer.Option(show_default=False, rich_help_panel=CHOOSING,
                                              help="Picture i has the seed SEED + i - 1, or the seeds of a list such "
                                              "as 1,2,5-9. [default: random, and printed]")] = None,
-    best: Annotated[int | None, typer.Option(help="Keep only so many of each prompt's pictures: those that fit the "
-                                             "words best, by the model's own judgement. [default of -n: 4 x BEST]",
+    best: Annotated[int | None, typer.Option(help="Keep only so many of each prompt's pictures: the best, by the "
+                                             "model's own judgement. [default of -n: 4 x BEST]",
                                              show_default=False, rich_help_panel=CHOOSING)] = None,
     vary: Annotated[float | None, typer.Option(help="Draw -n variations of each picture instead: near 0 hardly "
                                                "different, 1 another picture.", show_default=False,

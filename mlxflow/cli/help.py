@@ -19,7 +19,8 @@ class GroupedCommand(TyperCommand):
             if record is None:
                 continue
             if parameter.param_type_name == "argument":
-                arguments.append(record)
+                # Several of a kind are already told by "...".
+                arguments.append((record[0].replace("<list[str]>", "<str>"), record[1]))
             else:
                 groups.setdefault(getattr(parameter, "rich_help_panel", None) or OTHER, []).append(record)
         # What has no heading of its own (--help at least) comes last.
