@@ -4,18 +4,21 @@
 
 A step's own cost is its wall time less the time inside the network, both measured in the same run: each
 network call is evaluated and timed where it happens, the best of several rounds counts. Stochastic sampling draws
-fresh noise at every step, which is its method and not its overhead: what a draw takes is printed beside it.
+fresh noise at every step, and does so while the network works: the table, which waits for the network, has all of it,
+and the line below says what is left of it in real use (sampling less as many calls of the network, by turns).
 """
 
 import argparse
 import time
+
+import numpy as np
 
 from mlxflow.runtime import mx
 
 from mlxflow.flow.guidance import classifier_free  # isort: skip
 from mlxflow.flow.likelihood import log_likelihood
 from mlxflow.flow.paths import CondOT
-from mlxflow.flow.solvers import grid, solve
+from mlxflow.flow.solvers import fresh_noise, grid, solve
 from mlxflow.networks import build
 
 
@@ -39,6 +42,24 @@ def seconds(function) -> float:
     start = time.perf_counter()
     mx.eval(function())
     return time.perf_counter() - start
+
+
+def in_use(solver: str, velocity, x: mx.array, turns: int, steps: int = 4) -> tuple[float, float]:
+    """Milliseconds a step that sampling takes beyond as many bare calls, and those of a call: medians over turns, in
+    each of which both are timed."""
+    settings, zero = {"key": mx.random.key(2)} if solver == "sde" else {}, mx.zeros((len(x),))
+
+    def sampled():
+        *_, state = solve(solver, velocity, x, grid("uniform", steps), **settings)
+        return state.x
+
+    def bare():
+        for _ in range(steps):
+            mx.eval(velocity(x, zero))
+        return x
+
+    pairs = np.array([(seconds(sampled), seconds(bare)) for _ in range(turns)]) * 1000 / steps
+    return float(np.median(pairs[:, 0] - pairs[:, 1])), float(np.median(pairs[:, 1]))
 
 
 def make_velocity(batch: int):
@@ -67,6 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=20, help="of sampling and bare calls, for what is left in real use")
     options = parser.parse_args()
     function, condition, null, config = make_velocity(options.batch)
     noise = mx.random.normal(
@@ -103,11 +125,14 @@ def main() -> None:
         inside, outside = measure(solver, scale)
         print(f"{solver:<10}{scale:>9.1f}{inside:>17.1f}{outside:>18.2f}{outside / inside:>8.2%}")
 
-    draw = min(seconds(lambda: mx.random.normal(noise.shape, key=mx.random.key(3))) for _ in range(5)) * 1000
+    draw = min(seconds(lambda: fresh_noise(noise, [3])) for _ in range(5)) * 1000
     print(f"of a step of sde, drawing its noise: {draw:.2f} ms")
+    velocity, one = classifier_free(function, condition, null, 1.0), mx.zeros((options.batch,))
+    for solver in ("euler", "sde"):
+        extra, alone = in_use(solver, velocity, noise, options.turns)
+        print(f"{solver} in real use: {extra:+.2f} ms a step beside {alone:.1f} = {extra / alone:+.2%}")
 
     timed = Timed(function)
-    one = mx.zeros((options.batch,))
     timed(noise, one, condition)
     timed.seconds = 0.0
     timed(noise, one, condition)

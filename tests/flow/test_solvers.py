@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlxflow.errors import MlxflowError
 from mlxflow.flow.paths import PATHS, CondOT, over, path_by_name
-from mlxflow.flow.solvers import DOPRI, DOPRI_ERROR, GRIDS, TABLES, grid, solve
+from mlxflow.flow.solvers import DOPRI, DOPRI_ERROR, GRIDS, TABLES, fresh_noise, grid, solve
 from mlxflow.runtime import mx
 
 from .gaussian import Gaussian
@@ -224,6 +224,17 @@ def test_the_sde_follows_from_its_key_and_without_noise_is_euler():
     )
     assert mx.array_equal(none, euler).item() and mx.array_equal(first, again).item()
     assert not mx.array_equal(first, other).item()
+
+
+@pytest.mark.parametrize("kind", [mx.float32, mx.float16, mx.bfloat16])
+def test_fresh_noise_is_standard_normal_in_the_type_of_the_state(kind):
+    x = mx.zeros((100, 10, 20), kind)
+    one, again, other = (fresh_noise(x, np.array([0, seed], np.uint32)) for seed in (5, 5, 6))
+    assert one.dtype == kind and mx.array_equal(one, again).item()
+    values, others = (np.array(a.astype(mx.float32), dtype=np.float64).ravel() for a in (one, other))
+    # 20,000 numbers: standard errors of 0.007, 0.005 and, of the fourth moment, 0.07.
+    assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.02 and abs((values**4).mean() - 3) < 0.3
+    assert abs((values * others).mean()) < 0.03
 
 
 @settings(max_examples=60, deadline=None)
