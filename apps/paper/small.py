@@ -2,10 +2,15 @@
 machine.
 
     e = silu(MLP(sinusoids(time_scale t)) + step embedding)
-    h = W x,    h = h + W silu(h (1 + scale(e)) + shift(e))
+    h = W f(x),    h = h + W silu(h (1 + scale(e)) + shift(e))
+
+f(x) is x, and for sharp edges also sin(k pi x) and cos(k pi x) of each coordinate (Tancik et al. 2020, "Fourier
+Features Let Networks Learn High Frequency Functions in Low Dimensional Domains").
 """
 
+import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,14 +27,14 @@ WIDTH, DEPTH, SINUSOIDS = 128, 3, 64
 
 
 class Net(nn.Module):
-    """velocity `[B, 2]` of x `[B, 2]`, t `[B]` and, for few-step models, the step h `[B]`."""
+    """velocity `[B, 2]` of x `[B, 2]`, t `[B]` and, for few-step models, the step h `[B]`; `waves` are the k of f(x)."""
 
-    def __init__(self, time_scale: float = 1000.0):
+    def __init__(self, time_scale: float = 1000.0, waves: Sequence[int] = ()):
         super().__init__()
-        self.time_scale = time_scale
+        self.time_scale, self.waves = time_scale, tuple(waves)
         self.time = [nn.Linear(SINUSOIDS, WIDTH), nn.Linear(WIDTH, WIDTH)]
         self.step = StepEmbedding(WIDTH)
-        self.stem = nn.Linear(2, WIDTH)
+        self.stem = nn.Linear(2 + 4 * len(self.waves), WIDTH)
         self.films = [nn.Linear(WIDTH, 2 * WIDTH) for _ in range(DEPTH)]
         self.layers = [nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH)]
         self.head = nn.Linear(WIDTH, 2)
@@ -37,7 +42,8 @@ class Net(nn.Module):
     def __call__(self, x, t, h=None):
         embedding = self.time[1](silu(self.time[0](timestep_embedding(t, SINUSOIDS, self.time_scale))))
         embedding = silu(embedding if h is None else embedding + self.step(h))
-        y = self.stem(x)
+        waves = (f(k * math.pi * x) for k in self.waves for f in (mx.sin, mx.cos))
+        y = self.stem(mx.concatenate([x, *waves], axis=1))
         for film, layer in zip(self.films, self.layers):
             scale, shift = mx.split(film(embedding), 2, axis=-1)
             y = y + layer(silu(y * (1 + scale) + shift))

@@ -23,6 +23,8 @@ END = {"condot": 1.0, "vp": 1 - 1e-4}
 NFE = (2, 4, 8, 16, 32)
 SHOWN = ("4", "8", "16", "dopri5")
 BATCH, SHOWN_POINTS, LINES = 256, 1500, 60
+# Up to a period of half a unit, a square of the checkerboard.
+WAVES = (1, 2, 4)
 
 
 class Options(NamedTuple):
@@ -46,7 +48,7 @@ class Flow:
         self.data, self.sampler, self.path = data, SAMPLERS[data], path_by_name(path)
         self.end = END[path]
         mx.random.seed(0)
-        self.net = Net()
+        self.net = Net(waves=WAVES)
 
         def drawn(generator, key):
             t = (np.arange(BATCH) + generator.random()) / BATCH
