@@ -5,8 +5,9 @@
 Trains each network for the same number of steps, then those that are quicker until all have had the time of the
 slowest; judges both by a classifier that is trained here too; and leaves report.md with its figures in the run folder.
 The networks take turns of a quarter of the steps, so that what else the machine does falls on all of them alike.
-Stopped at any time, the same command goes on. `--part fashion` repeats the first comparison on Fashion-MNIST and
-`--part predictions` trains one network to predict velocity, data and noise.
+Stopped at any time, the same command goes on. `--part fashion` repeats the first comparison on Fashion-MNIST,
+`--part predictions` trains one network to predict velocity, data and noise, and `--part few` makes a few-step model of
+the U-Net.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 
 from apps.experiment import (figure, reader, recipe_values, snapshot, speed, table, train, training_loss,
                              write_report)
+from apps.mnist_architectures.few import few
 from mlxflow.data.labelled import open_labelled, to_rgba
 from mlxflow.errors import MlxflowError
 from mlxflow.evaluation.classifier import Judge, standard_error
@@ -31,7 +33,7 @@ from mlx.utils import tree_flatten
 
 HERE = Path(__file__).parent
 MAIN = ("U-Net", "DiT", "Mamba")
-PARTS = ("steps", "time", "fashion", "predictions")
+PARTS = ("steps", "time", "fashion", "predictions", "few")
 GUIDANCES = (1.0, 3.0, 5.0)
 SAMPLE_STEPS, SHOWN = 8, 1
 TURNS = 4
@@ -203,10 +205,13 @@ def equal_time(options) -> str:
 
 
 def predictions(options) -> str:
-    """One network, three things to predict; validation and pictures compare, training losses do not."""
-    c = Comparison(options, "predictions")
-    kinds = ("velocity", "data", "noise")
-    files = c.equal_steps({kind: c.networks["U-Net"] for kind in kinds}, prediction={kind: kind for kind in kinds})
+    """One network, three things to predict; validation and pictures compare, training losses do not. The one that
+    predicts the recipe's is that of the equal steps."""
+    c, first = Comparison(options, "predictions"), Comparison(options, "steps")
+    network, own = c.networks["U-Net"], c.values["prediction"]
+    kinds = [kind for kind in ("velocity", "data", "noise") if kind != own]
+    files = {own: first.equal_steps({"U-Net": network})["U-Net"]}
+    files |= c.equal_steps({kind: network for kind in kinds}, prediction={kind: kind for kind in kinds})
     judge_, fixed = c.judge(), c.fixed()
     rows = []
     for kind, file in files.items():
@@ -217,6 +222,13 @@ def predictions(options) -> str:
     return "\n".join(["## What to predict", "", f"The U-Net on MNIST, {c.steps:,} steps of {c.values['batch']}.", "",
                       table(["prediction", "validation", "read, guidance 1", "read, guidance 3", "Fréchet"], rows), "",
                       "![What to predict](predictions.png)", ""])
+
+
+def few_steps(options) -> str:
+    """A few-step model of the U-Net after equal steps."""
+    c = Comparison(options, "steps")
+    teacher = c.equal_steps({"U-Net": c.networks["U-Net"]})["U-Net"]
+    return few(teacher, options.out / "few", c.data, HERE / "few.toml", c.judge(), count=options.count, ranks=options.ranks)
 
 
 NOTES = """\
@@ -243,8 +255,9 @@ def main() -> None:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         for part in options.part or ["steps", "time"]:
-            make = {"time": equal_time, "predictions": predictions}.get(part, lambda o, part=part: equal_steps(o, part))
-            (options.out / f"{part}.part.md").write_text(make(options), encoding="utf-8")
+            make = {"time": equal_time, "predictions": predictions, "few": few_steps}.get(part)
+            text = make(options) if make else equal_steps(options, part)
+            (options.out / f"{part}.part.md").write_text(text, encoding="utf-8")
             # What earlier parts found stays in the report.
             done = [options.out / f"{name}.part.md" for name in PARTS]
             sections = [file.read_text(encoding="utf-8") for file in done if file.exists()]

@@ -12,6 +12,7 @@ from PIL import Image
 from apps import experiment
 from apps.cifar10 import report as cifar10
 from apps.mnist_architectures import compare
+from apps.mnist_architectures.few import distance
 from apps.mnist_latent import report as latent
 from tests.data import sets
 
@@ -106,10 +107,35 @@ def test_other_data_and_other_predictions_are_parts_of_the_same_report(digits, t
     text = run(compare, recipes, *arguments, "--part", "fashion", "--fashion", digits)
     assert "## Fashion-MNIST, equal steps" in text and "## What to predict" in text and "equal time" not in text
     assert_figures(text, tmp_path / "out")
-    for kind in ("velocity", "data", "noise"):
-        assert json.loads((tmp_path / "out/predictions" / kind / "config.json").read_text())["train"]["prediction"] == kind
+    for kind, folder in {"velocity": "mnist/u-net", "data": "predictions/data", "noise": "predictions/noise"}.items():
+        assert json.loads((tmp_path / "out" / folder / "config.json").read_text())["train"]["prediction"] == kind
     with pytest.raises(SystemExit, match="--fashion FOLDER"):
         run(compare, recipes, *arguments, "--part", "fashion")
+
+
+def test_the_few_step_student_is_made_of_the_u_net_and_asked_once_a_step(digits, tmp_path, run, monkeypatch):
+    recipes = {"laptop.toml": COMMON + "steps = 4\n" + DIGITS, "networks.toml": NETWORKS,
+               "few.toml": "batch = 8\nwarmup = 2\nlog_every = 1\nguidance = 3.0\nsteps = 3\n"}
+    arguments = ("--data", digits, "--count", 20, "--judge-steps", 3, "--part", "few")
+    text = run(compare, recipes, *arguments)
+    out = tmp_path / "out"
+    assert_figures(text, out)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(("| teacher", "| student"))]
+    calls = {row[0]: int(row[1]) for row in rows}
+    # A guided step asks twice; the last of heun's goes straight to the data, with one call instead of two.
+    assert [calls[f"teacher, {way}"] for way in ("1 step of euler", "4 steps of euler", "16 steps of heun")] == [2, 8, 62]
+    assert [calls[f"student, {way} of shortcut"] for way in ("1 step", "2 steps", "4 steps")] == [1, 2, 4]
+    assert dict((row[0], row[4]) for row in rows)["teacher, 16 steps of heun"] == "0.000"
+    teacher = (out / "mnist" / "u-net-steps.safetensors").read_bytes()
+    assert (out / "few" / "student" / "teacher.safetensors").read_bytes() == teacher
+    monkeypatch.setattr(experiment, "begin", None)  # it would fail if it were asked
+    assert run(compare, recipes, *arguments) == text
+
+
+def test_the_distance_is_the_median_of_the_pictures_own():
+    reference = np.zeros((3, 2, 2, 1), np.float32)
+    images = reference + np.array([0.1, 0.5, 9], np.float32)[:, None, None, None]
+    assert distance(images, reference) == pytest.approx(0.5) and distance(images, images) == 0
 
 
 def test_the_latent_report_is_whole_and_goes_on_after_a_stop(digits, tmp_path, run, monkeypatch):
