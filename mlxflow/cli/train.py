@@ -110,9 +110,12 @@ def _advice(run: Path) -> str:
     """What to do with a run of its kind."""
     from mlxflow.training.start import read_run
 
-    kind = read_run(run)["train"]["model"]["kind"]
+    config = read_run(run)["train"]
+    kind = config["model"]["kind"]
     if kind == "text-unet":
-        return f"Try it: mlxflow generate \"smiling cat\" --weights {run}"
+        # After fine-tuning the first prompts are those of the new pictures.
+        words = next((prompt for prompt in config["prompts"] if not set(prompt) & set('"$`\\!')), "smiling cat")
+        return f"Try it: mlxflow generate \"{words}\" --weights {run}"
     if kind in ("kl-vae", "vq-vae"):
         return f"Train in its latent space: mlxflow train --set autoencoder={run} --config RECIPE --data FOLDER"
     return f"Try it: mlxflow sample {run} -n 16 -o sample.png"
