@@ -83,7 +83,8 @@ def resolve(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise MlxflowError(f"There are no weights at {path}.")
+        known = f" Known names: {', '.join(names())}." if len(path.parts) == 1 and not path.suffix else ""
+        raise MlxflowError(f"There are no weights at {path}.{known}")
     for name in ("ema.safetensors", MODEL):
         if (path / name).is_file():
             return path / name

@@ -74,6 +74,7 @@ def test_a_lone_file_needs_no_config_beside_it_but_an_older_one_may_use_it(folde
 
 def test_missing_weights(tmp_path):
     refused(tmp_path / "nowhere", "There are no weights at")
+    refused("emojy", "There are no weights at emojy. Known names: emoji")
     refused(tmp_path, "holds no model.safetensors")
 
 
