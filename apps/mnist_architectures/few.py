@@ -62,5 +62,4 @@ def few(teacher: Path, out: Path, data: Path, recipe: Path, judge_: Judge, *, co
         f"{GUIDANCE:g} built in, so that it is asked once a step where its teacher is asked twice.", "",
         table(head, rows), "", "![In few steps](few.png)", "",
         f"Distance: RMS a pixel, of pictures from -1 to 1, from the teacher's picture of {REFERENCE[1]} steps of "
-        f"{REFERENCE[0]} from the same noise, the median. Fréchet: here of guidance {GUIDANCE:g}, which draws all digits more "
-        "alike than the test set's are, so it is above that of the tables of guidance 1.", ""])
+        f"{REFERENCE[0]} from the same noise, the median. Fréchet: of these pictures, of guidance {GUIDANCE:g}.", ""])
