@@ -6,6 +6,11 @@ A step's own cost is its wall time less the time inside the network, both measur
 network call is evaluated and timed where it happens, the best of several rounds counts. Stochastic sampling draws
 fresh noise at every step, and does so while the network works: the table, which waits for the network, has all of it,
 and the line below says what is left of it in real use (sampling less as many calls of the network, by turns).
+
+Batch 16 on a busy two-core CPU, one BLAS thread: 1.6 % for euler, 1.2 heun, 0.9 rk4, 1.3 dopri5, 0.8 and 0.5 for guided
+euler and heun. sde 2.7 %, of it 1.2 the noise (2.3 ms a draw; mx.random.normal takes 6.4 on the same machine when it is
+quiet, and took 5.9 % of a step with all the rest). In real use no difference is left that could be told from chance. A
+likelihood costs 2.4 calls of the network an evaluation with one probe.
 """
 
 import argparse

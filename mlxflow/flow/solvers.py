@@ -243,17 +243,19 @@ def sde(
         raise MlxflowError("The sde solver runs from noise to data only: invert with an ODE solver.")
     if not noise >= 0:
         raise MlxflowError(f"The noise level of the sde solver must be 0 or more, not {noise}.")
-    # As numbers at once: a seed that is still to be computed would wait behind the network.
+    # As numbers, before the network is asked: what is still to be computed would wait behind it.
     seeds = np.array(mx.random.split(key, len(times)))
     for (t, t_next), seed in zip(pairwise(times), seeds):
         h = t_next - t
+        a, s, da, ds = (c(at(t, x)[:1]).item() for c in (path.a, path.s, path.da, path.ds))
         u = velocity(x, at(t, x))
         estimate = path.data_from_velocity(x, u, t)
         if noise and t_next < 1:
             mx.async_eval(u)
-            fresh = fresh_noise(x, seed)
-            spread = mx.sqrt(2 * noise * h * path.s(at(t, x)[:1])).astype(x.dtype).item()
-            x = x + h * (u - noise * path.noise_from_velocity(x, u, t)) + spread * fresh
+            fresh, spread = fresh_noise(x, seed), math.sqrt(2 * noise * h * s)
+            # x + h (u - noise x0_hat) with x0_hat = (a u - a' x) / (a s' - a' s), see Path.noise_from_velocity
+            share = h * noise / (a * ds - da * s)
+            x = (1 + share * da) * x + (h - share * a) * u + spread * fresh
         else:
             x = x + h * u
         settle(x, estimate, t=t_next)
