@@ -8,8 +8,7 @@ fresh noise at every step, and does so while the network works: the table, which
 and the line below says what is left of it in real use (sampling less as many calls of the network, by turns).
 
 Batch 16 on a busy two-core CPU, one BLAS thread: 1.6 % for euler, 1.2 heun, 0.9 rk4, 1.3 dopri5, 0.8 and 0.5 for guided
-euler and heun. sde 2.7 %, of it 1.2 the noise (2.3 ms a draw; mx.random.normal takes 6.4 on the same machine when it is
-quiet, and took 5.9 % of a step with all the rest). In real use no difference is left that could be told from chance. A
+euler and heun. sde 2.7 %, of it 1.2 the noise (2.3 ms a draw; with mx.random.normal, 6.4 ms, it had been 5.9 %). In real use no difference is left that could be told from chance. A
 likelihood costs 2.4 calls of the network an evaluation with one probe.
 """
 
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--turns", type=int, default=20, help="of sampling and bare calls, for what is left in real use")
+    parser.add_argument("--turns", type=int, default=20, help="of sampling and bare calls, for the last lines")
     options = parser.parse_args()
     function, condition, null, config = make_velocity(options.batch)
     noise = mx.random.normal(
