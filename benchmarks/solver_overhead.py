@@ -8,8 +8,9 @@ fresh noise at every step, and does so while the network works: the table, which
 and the line below says what is left of it in real use (sampling less as many calls of the network, by turns).
 
 Batch 16 on a busy two-core CPU, one BLAS thread: 1.6 % for euler, 1.2 heun, 0.9 rk4, 1.3 dopri5, 0.8 and 0.5 for guided
-euler and heun. sde 2.7 %, of it 1.2 the noise (2.3 ms a draw; with mx.random.normal, 6.4 ms, it had been 5.9 %). In real use no difference is left that could be told from chance. A
-likelihood costs 2.4 calls of the network an evaluation with one probe.
+euler and heun. sde 2.6 to 3.7 %, a third to a half of it the noise (2.3 ms a draw; with mx.random.normal, 6 ms and more, it
+had been 5.9 %). In real use no difference is left that could be told from chance. A likelihood costs 2.4 calls of the
+network an evaluation with one probe.
 """
 
 import argparse
