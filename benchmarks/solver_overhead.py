@@ -3,14 +3,15 @@
     OPENBLAS_NUM_THREADS=1 python benchmarks/solver_overhead.py
 
 A step's own cost is its wall time less the time inside the network, both measured in the same run: each
-network call is evaluated and timed where it happens, the best of several rounds counts. Stochastic sampling draws
-fresh noise at every step, and does so while the network works: the table, which waits for the network, has all of it,
-and the line below says what is left of it in real use (sampling less as many calls of the network, by turns).
+network call is evaluated and timed where it happens, the best of several rounds counts. Stochastic sampling
+draws fresh noise at every step, and does so while the network works: the table, which waits for the
+network, has all of it, and the line below says what is left of it in real use (sampling less as many calls
+of the network, by turns).
 
-Batch 16 on a busy two-core CPU, one BLAS thread: 1.6 % for euler, 1.2 heun, 0.9 rk4, 1.3 dopri5, 0.8 and 0.5 for guided
-euler and heun. sde 2.6 to 3.7 %, a third to a half of it the noise (2.3 ms a draw; with mx.random.normal, 6 ms and more, it
-had been 5.9 %). In real use no difference is left that could be told from chance. A likelihood costs 2.4 calls of the
-network an evaluation with one probe.
+Batch 16 on a busy two-core CPU, one BLAS thread: 1.6 % for euler, 1.2 heun, 0.9 rk4, 1.3 dopri5, 0.8 and
+0.5 for guided euler and heun. sde 2.6 to 3.7 %, a third to a half of it the noise (2.3 ms a draw; with
+mx.random.normal, 6 ms and more, it had been 5.9 %). In real use no difference is left that could be told
+from chance. A likelihood costs 2.4 calls of the network an evaluation with one probe.
 """
 
 import argparse

@@ -215,8 +215,8 @@ def dopri5(
 
 
 def fresh_noise(x: mx.array, seed: np.ndarray) -> mx.array:
-    """Standard normal numbers like x, by the ziggurat method: on a CPU less than half of what mx.random.normal takes,
-    and the same on every device."""
+    """Standard normal numbers like x, by the ziggurat method: on a CPU less than half of the time that
+    mx.random.normal takes, and the same on every device."""
     generator = np.random.default_rng(seed)
     kind = np.float64 if x.dtype == mx.float64 else np.float32
     return mx.array(generator.standard_normal(x.shape, dtype=kind)).astype(x.dtype)
@@ -236,8 +236,8 @@ def sde(
 
     Ma et al. 2024 (SiT), section 2: dx = (v + w score / 2) dt + sqrt(w) dw has them for every w >= 0; with
     w = 2 noise s(t) the score's divisor cancels, score = -x0_hat / s. Euler-Maruyama; a last step that ends
-    at t = 1 is deterministic. noise = 0 is Euler, bit for bit. Only from noise to data. The velocity is set to work
-    before the noise is drawn, so that both are made at once where there are two processors or a GPU.
+    at t = 1 is deterministic. noise = 0 is Euler, bit for bit. Only from noise to data. The velocity is set
+    to work before the noise is drawn, so that both are made at once where there are two processors or a GPU.
     """
     if times[-1] < times[0]:
         raise MlxflowError("The sde solver runs from noise to data only: invert with an ODE solver.")
@@ -253,7 +253,7 @@ def sde(
         if noise and t_next < 1:
             mx.async_eval(u)
             fresh, spread = fresh_noise(x, seed), math.sqrt(2 * noise * h * s)
-            # x + h (u - noise x0_hat) with x0_hat = (a u - a' x) / (a s' - a' s), see Path.noise_from_velocity
+            # x + h (u - noise x0_hat), where x0_hat = (a u - a' x) / (a s' - a' s): Path.noise_from_velocity
             share = h * noise / (a * ds - da * s)
             x = (1 + share * da) * x + (h - share * a) * u + spread * fresh
         else:
