@@ -25,7 +25,7 @@ from mlxflow.runtime import mx
 
 import mlx.nn as nn  # noqa: E402
 
-from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, depth_to_space, silu, split_heads
+from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, depth_to_space, silu, split_heads, zero
 
 
 class Condition(NamedTuple):
@@ -41,44 +41,46 @@ class Condition(NamedTuple):
 
 
 class Memory(nn.Module):
-    """Attention over learned slots: x `[B, D]` to `[B, HEADS * VALUE]`.
+    """Attention over learned slots: x `[B, D]` to `[B, VALUE]`, softmax(q . k_s / sqrt(KEY)) v_s, q RMS-normalised."""
 
-    Each head asks its own `slots` keys, q_h . k_hs / sqrt(KEY) with q RMS-normalised, and answers with the softmax's
-    mean of their values.
-    """
-
-    HEADS, KEY, VALUE = 4, 48, 64
+    KEY, VALUE = 64, 128
 
     def __init__(self, width: int, slots: int):
         super().__init__()
-        self.query = nn.Linear(width, self.HEADS * self.KEY)
+        self.query = nn.Linear(width, self.KEY, bias=False)
         self.norm = RMSNorm(self.KEY, affine=False)
-        self.slot_keys = 0.5 * math.sqrt(self.KEY) * mx.random.normal((self.HEADS, slots, self.KEY))
-        self.slot_values = 0.1 * mx.random.normal((self.HEADS, slots, self.VALUE))
+        self.slot_keys = 0.5 * math.sqrt(self.KEY) * mx.random.normal((slots, self.KEY))
+        self.slot_values = 0.1 * mx.random.normal((slots, self.VALUE))
 
     def __call__(self, x: mx.array) -> mx.array:
-        q = self.norm(split_heads(self.query(x)[None], self.HEADS))
-        return attention(q, self.slot_keys[None], self.slot_values[None])[0]
+        q = self.norm(self.query(x))
+        return attention(q[None, None], self.slot_keys[None, None], self.slot_values[None, None])[0]
 
 
 class Sketch(nn.Module):
     """Pooled text `[B, D]` to a small picture `[B, G, G, C]`.
 
-    A memory's answer becomes `features` numbers for each of 4x4 cells; one matrix that all cells share turns them into
-    pixels.
+    v = memory(pooled);  v = v + W2 silu(W1 v + W0 pooled)     what is meant, then how: a skin tone, a colour
+    cells = W v;  sketch = base + pixels(cells)                `features` numbers for each of 4x4 cells; one matrix
+                                                               that all cells share turns them into pixels
     """
 
-    CELLS = 4
+    CELLS, HIDDEN = 4, 96
 
     def __init__(self, width: int, slots: int, shape: tuple[int, ...], features: int = 32):
         super().__init__()
         self.memory = Memory(width, slots)
-        self.down = nn.Linear(Memory.HEADS * Memory.VALUE, self.CELLS**2 * features)
+        self.of_value = nn.Linear(Memory.VALUE, self.HIDDEN)
+        self.of_words = nn.Linear(width, self.HIDDEN, bias=False)
+        self.change = zero(nn.Linear(self.HIDDEN, Memory.VALUE))
+        self.down = nn.Linear(Memory.VALUE, self.CELLS**2 * features)
         self.pixels = nn.Linear(features, (shape[0] // self.CELLS) ** 2 * shape[2], bias=False)
         self.base = mx.zeros(shape)
 
     def __call__(self, pooled: mx.array) -> mx.array:
-        cells = self.down(self.memory(pooled)).reshape(len(pooled), self.CELLS, self.CELLS, -1)
+        value = self.memory(pooled)
+        value = value + self.change(silu(self.of_value(value) + self.of_words(pooled)))
+        cells = self.down(value).reshape(len(pooled), self.CELLS, self.CELLS, -1)
         return self.base + depth_to_space(self.pixels(cells), self.base.shape[0] // self.CELLS)
 
 
@@ -86,7 +88,7 @@ class Sketch(nn.Module):
 class TextConfig:
     """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words.
 
-    sketch is the number of slots in each head of the sketch's memory (0: no sketch), sketch_shape the small picture (G, G, C).
+    sketch is the number of slots of the sketch's memory (0: no sketch), sketch_shape the small picture (G, G, C).
     """
 
     word_dim: int = 128

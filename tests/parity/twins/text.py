@@ -24,39 +24,44 @@ class Condition(NamedTuple):
 
 
 class Memory(nn.Module):
-    """Four heads of 48 numbers look up, each among its own slots, 64 numbers: softmax(q . k / sqrt(48)) v."""
+    """A query of 64 numbers looks up 128 numbers among the slots: softmax(q . k / sqrt(64)) v."""
 
-    HEADS, KEY, VALUE = 4, 48, 64
+    KEY, VALUE = 64, 128
 
     def __init__(self, width: int, slots: int):
         super().__init__()
-        self.query = nn.Linear(width, self.HEADS * self.KEY)
+        self.query = nn.Linear(width, self.KEY, bias=False)
         self.norm = HeadNorm(self.KEY, affine=False)
-        self.slot_keys = nn.Parameter(torch.zeros(self.HEADS, slots, self.KEY))
-        self.slot_values = nn.Parameter(torch.zeros(self.HEADS, slots, self.VALUE))
+        self.slot_keys = nn.Parameter(torch.zeros(slots, self.KEY))
+        self.slot_values = nn.Parameter(torch.zeros(slots, self.VALUE))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Prompts do not meet: each is one query, and a head's own slots are the keys of all of them.
-        q = self.norm(heads(self.query(x)[None], self.HEADS))[0]
-        scores = torch.einsum("hbk,hsk->hbs", q, self.slot_keys) / math.sqrt(self.KEY)
-        return torch.einsum("hbs,hsv->bhv", scores.softmax(-1), self.slot_values).flatten(1)
+        scores = self.norm(self.query(x)) @ self.slot_keys.T / math.sqrt(self.KEY)
+        return scores.softmax(-1) @ self.slot_values
 
 
 class Sketch(nn.Module):
-    """4x4 cells of `features` numbers each, of which one matrix makes the pixels of a cell."""
+    """The memory's value, changed by the words, as 4x4 cells of `features` numbers each, of which one matrix makes the
+    pixels of a cell.
+    """
 
-    CELLS, FEATURES = 4, 32
+    CELLS, FEATURES, HIDDEN = 4, 32, 96
 
     def __init__(self, width: int, slots: int, shape):
         super().__init__()
         side, _, channels = shape
         self.memory = Memory(width, slots)
-        self.down = nn.Linear(Memory.HEADS * Memory.VALUE, self.CELLS**2 * self.FEATURES)
+        self.of_value = nn.Linear(Memory.VALUE, self.HIDDEN)
+        self.of_words = nn.Linear(width, self.HIDDEN, bias=False)
+        self.change = nn.Linear(self.HIDDEN, Memory.VALUE)
+        self.down = nn.Linear(Memory.VALUE, self.CELLS**2 * self.FEATURES)
         self.pixels = Pointwise(self.FEATURES, (side // self.CELLS) ** 2 * channels, bias=False)
         self.base = nn.Parameter(torch.zeros(side, side, channels))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        cells = self.down(self.memory(pooled)).unflatten(1, (self.CELLS, self.CELLS, -1)).movedim(-1, 1)
+        value = self.memory(pooled)
+        value = value + self.change(F.silu(self.of_value(value) + self.of_words(pooled)))
+        cells = self.down(value).unflatten(1, (self.CELLS, self.CELLS, -1)).movedim(-1, 1)
         return self.base.movedim(-1, 0) + unfold(self.pixels(cells), self.base.shape[0] // self.CELLS)
 
 
