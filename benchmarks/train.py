@@ -3,9 +3,10 @@
     python benchmarks/train.py [--batch 32] [--rounds 3]
 
 Each row is `mlxflow train` itself (data, draws, gradients, clipping, AdamW, average of the weights) on pictures of
-noise, one BLAS thread a rank; the PyTorch rows are the twin of the network (tests/parity/twins) with AdamW (fused),
-clipping and the average in one process, with one and with two threads. The rows take turns, and the best round of each
-counts: other work on the machine can only slow a round down. Without torch its rows are left out.
+noise, one BLAS thread a rank; two ranks share the batch, or have a batch of that size each. The PyTorch rows are the twin
+of the network (tests/parity/twins) with AdamW (fused), clipping and the average in one process, with one and with two
+threads. The rows take turns, and the best round of each counts: other work on the machine can only slow a round down.
+Without torch its rows are left out.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from mlxflow.networks import build, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES, WARM, STEPS = 64, 4, 16
-MODEL = {"kind": "text-unet", "text": {"sketch": 512}, "unet": {"sketch": True}}
+MODEL = {"kind": "text-unet", "text": {"sketch": 1900}, "unet": {"sketch": True}}
 
 
 def mlx_round(ranks: int, batch: int, data: Path, run: Path) -> float:
@@ -32,7 +33,7 @@ def mlx_round(ranks: int, batch: int, data: Path, run: Path) -> float:
     recipe = run.with_suffix(".toml")
     recipe.write_text(f"batch = {batch}\nlog_every = {WARM}\nsample_every = 100000\nvalidate_every = 100000\n"
                       "checkpoint_every = 100000\nprompts = ['face']\n[model]\nkind = 'text-unet'\n"
-                      "[model.text]\nsketch = 512\n[model.unet]\nsketch = true\n")
+                      "[model.text]\nsketch = 1900\n[model.unet]\nsketch = true\n")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "mlxflow", "train", "--data", str(data), "--config", str(recipe), "--run",
                     str(run), "--steps", str(WARM + STEPS), "--ranks", str(ranks), "--force", "--device", "cpu"],
@@ -109,7 +110,8 @@ def main() -> None:
             pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 4), dtype=np.uint8)
             Image.fromarray(pixels).save(data / f"picture_{i}.png")
         rows = {"MLX, one rank": lambda: mlx_round(1, options.batch, data, Path(folder) / "one"),
-                "MLX, two ranks": lambda: mlx_round(2, options.batch, data, Path(folder) / "two")}
+                "MLX, two ranks": lambda: mlx_round(2, options.batch, data, Path(folder) / "two"),
+                "MLX, two ranks, each": lambda: mlx_round(2, 2 * options.batch, data, Path(folder) / "each")}
         if find_spec("torch"):
             rows["PyTorch, one thread"] = lambda: torch_round(1, options.batch)
             rows["PyTorch, two threads"] = lambda: torch_round(2, options.batch)
@@ -123,7 +125,8 @@ def main() -> None:
     for name, value in best.items():
         print(f"  {name:22} {value:6.1f}")
     one, two = best["MLX, one rank"], best["MLX, two ranks"]
-    print(f"two ranks / one rank: {two / one:.2f}")
+    each = best["MLX, two ranks, each"]
+    print(f"two ranks / one rank: {two / one:.2f} sharing the batch, {each / one:.2f} with a batch of {options.batch} each")
     if "PyTorch, two threads" in best:
         print(f"two ranks / PyTorch with two threads: {two / best['PyTorch, two threads']:.2f}")
 

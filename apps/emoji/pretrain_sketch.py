@@ -45,11 +45,11 @@ from mlxflow.weights import read_arrays, resolve
 SIZE, LENGTH, MIDDLE, SHORT, SLOTS = 64, 24, 16, 8, 1900
 NAME_SHARE, NOISE, DROPPED, WARMUP, DECAY = 0.3, 0.12, 0.1, 50, 0.9985
 COMPOSED = 0.1  # of a batch
-CLASS, CONTRAST, HEAT = 0.05, 0.1, 16.0
+CLASS, CONTRAST, HEAT = 0.2, 0.1, 16.0
 # How sharply a caption chooses among the slots at first: exp(SHARPNESS x cosine).
 SHARPNESS = 30.0
 # The encoder comes pre-trained: it moves slower than the memory that reads it.
-ENCODER_RATE = 0.2
+ENCODER_RATE = 0.5
 
 
 class Captions:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .common import HeadNorm, Norm, Pointwise, closing, heads, joined, unfold
+from .common import Norm, Pointwise, closing, heads, joined, unfold
 
 
 class Condition(NamedTuple):
@@ -31,7 +31,7 @@ class Memory(nn.Module):
     def __init__(self, width: int, slots: int):
         super().__init__()
         self.query = nn.Linear(width, self.KEY, bias=False)
-        self.norm = HeadNorm(self.KEY, affine=False)
+        self.norm = Norm(self.KEY, affine=False)
         self.slot_keys = nn.Parameter(torch.zeros(slots, self.KEY))
         self.slot_values = nn.Parameter(torch.zeros(slots, self.VALUE))
 
