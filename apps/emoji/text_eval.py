@@ -88,9 +88,8 @@ def encoder(weights: Path, table: WordTable):
     model = TextEncoder(TextConfig(word_dim=table.dim))
     arrays = mx.load(str(weights)).items()
     inside = "text." if any(name.startswith("text.") for name, _ in arrays) else ""
-    model.load_weights(
-        [(name[len(inside) :], value.astype(mx.float32)) for name, value in arrays if name.startswith(inside)]
-    )
+    own = {name[len(inside) :]: value for name, value in arrays if name.startswith(inside)}
+    model.load_weights([(n, a.astype(mx.float32)) for n, a in own.items() if not n.startswith("sketch.")])
 
     def encode(prompts):
         parts = []
