@@ -286,7 +286,14 @@ def main() -> None:
     given = read_arrays(resolve(options.init)) if options.init else {}
     given = {n.removeprefix("text."): a.astype(mx.float32) for n, a in given.items() if n.startswith("text.")}
     weights = start(encoder, given, begin)
-    encoder.update(tree_unflatten(list(weights.items())))
+
+    def asked(weights):
+        """As it is asked: with the slots sharper; the encoder gets these."""
+        weights = weights | {SLOT_KEYS: SHARPER * weights[SLOT_KEYS]}
+        encoder.update(tree_unflatten(list(weights.items())))
+        return weights
+
+    asked(weights)
     print(f"as begun {judge(encoder)}", flush=True)
     others = {}
     if options.unet:
@@ -303,11 +310,10 @@ def main() -> None:
         mx.eval(errors, weights, average, moments)
         mean = np.array(errors) if mean is None else 0.98 * mean + 0.02 * np.array(errors)
         if (n + 1) % options.report == 0 or n + 1 == options.steps:
-            asked = average | {SLOT_KEYS: SHARPER * average[SLOT_KEYS]}
-            encoder.update(tree_unflatten(list(asked.items())))
+            shipped = asked(average)
             print(f"step {n + 1} error {mean[0]:.4f} choice {mean[1]:.3f} {judge(encoder)} "
                   f"{time.perf_counter() - started:.0f} s", flush=True)
-            arrays = {f"text.{name}": array for name, array in asked.items()} | others
+            arrays = {f"text.{name}": array for name, array in shipped.items()} | others
             mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},
                                 {"words_sha256": table.sha256})
 
