@@ -43,6 +43,8 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
             raise MlxflowError("A few-step model starts from its teacher: leave --init out.")
         if init is not None and recipe is None:
             values = continued(values, init, data)
+        if init is not None and "seed" not in values:
+            values = values | {"seed": seen_by(init)}
         config = from_values(settled(values) if values.get("teacher") else values, source)
         if data is None:
             raise MlxflowError("Say which pictures to train on with --data FOLDER (`mlxflow data emoji emoji/` makes one).")
@@ -67,6 +69,19 @@ def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: di
     with Progress(f"{run}") as progress:
         trainer.progress = progress
         return trainer.run()
+
+
+def seen_by(init: Path) -> int:
+    """How many pictures the weights have seen (0 if they do not say).
+
+    That is the seed of a run that goes on from them: with the seed of the run that made them, the first pass would draw
+    the same pictures with the same noise once more, and learn them by heart.
+    """
+    file = resolve(init)
+    try:
+        return int((read_config(file).get("trained") or {}).get("images", 0))
+    except MlxflowError:
+        return 0  # a part of a model, without a config
 
 
 def _words_source(init: Path | None) -> Path | None:

@@ -15,7 +15,7 @@ from mlxflow.errors import MlxflowError
 from mlxflow.runtime import mx
 from mlxflow.training.start import start
 from mlxflow.training.state import checkpoints
-from mlxflow.weights import load
+from mlxflow.weights import load, read_config, resolve
 from tests.training.tiny import SETTINGS, pictures
 
 
@@ -263,3 +263,16 @@ def test_the_sample_sheet_is_drawn_at_step_0_and_every_n(data, tmp_path):
     start(tmp_path / "run", data=data, flags=SETTINGS | {"steps": 4, "sample_every": 2})
     assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
         "step-00000000.png", "step-00000002.png", "step-00000004.png"]
+
+
+def test_going_on_from_a_run_draws_anew(data, tmp_path):
+    """With the seed of the first run its pictures would come again with the same noise, and be learnt by heart."""
+    settings = {name: value for name, value in SETTINGS.items() if name != "seed"}
+    start(tmp_path / "first", data=data, flags=settings | {"steps": 3})
+    seen = read_config(resolve(tmp_path / "first"))["trained"]["images"]
+    seeds = {}
+    for name, flags in (("new", {}), ("same", {"seed": 0})):
+        start(tmp_path / name, data=data, flags=settings | {"steps": 1} | flags, init=tmp_path / "first")
+        seeds[name] = json.loads((tmp_path / name / "config.json").read_text())["train"]["seed"]
+    assert seen > 0 and seeds == {"new": seen, "same": 0}
+    assert losses(tmp_path / "new") != losses(tmp_path / "same")
