@@ -1,13 +1,13 @@
 """Does `--best` choose better pictures? R@1 of held-out prompts with one picture each, and with the best of several.
 
-    python benchmarks/ranking.py --data emoji/ [--weights emoji] [--skip 80] [--prompts 240] [-n 8] [--steps 8]
+    python benchmarks/ranking.py --data emoji/ [--weights emoji] [--skip 200] [--prompts 240] [-n 8] [--steps 8]
 
 For each prompt n candidates (seeds 0 to n - 1) are drawn once and kept in a folder, so that a run that was stopped
 goes on. Retrieval is that of `mlxflow eval`: a picture counts if the nearest of all real ones is the right one. Shown
-are the mean over the candidates (what a seed gives by chance), the candidate ranked first, by the ranking and by
-either of its halves, the one ranked last, and how many prompts have a right one among their candidates at all (no
-ranking can do better); and what each gains over one picture, prompt by prompt. Intervals hold 95 % of bootstraps over
-prompts. The ranking was settled on the first 80 held-out prompts and 80 others, and so these are skipped.
+are the mean over the candidates (what a seed gives by chance), the candidate ranked first, the one ranked last, and how
+many prompts have a right one among their candidates at all (no ranking can do better); and what the ranking gains over one
+picture, prompt by prompt. Intervals hold 95 % of bootstraps over prompts. The ranking was settled on the first 200 held-out
+prompts and 80 others, and so these are skipped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mlxflow.evaluation.drawing import Drawing
 from mlxflow.evaluation.questions import questions
 from mlxflow.evaluation.retrieval import Gallery, ranks
 from mlxflow.sampling.pipeline import Pipeline, Settings
-from mlxflow.sampling.ranking import agreement, losses, together
+from mlxflow.sampling.ranking import scores
 
 
 def interval(values: np.ndarray, draws: int = 4000) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", default="emoji")
     parser.add_argument("--part", choices=("prompts", "names"), default="prompts")
-    parser.add_argument("--skip", type=int, default=80)
+    parser.add_argument("--skip", type=int, default=200)
     parser.add_argument("--prompts", type=int, default=240)
     parser.add_argument("-n", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
@@ -70,21 +70,15 @@ def main() -> None:
         low, high = interval(values.astype(float))
         print(f"{name:48}{100 * values.mean():{sign}6.1f} %  ({low:{sign}.1f} to {high:{sign}.1f})")
 
-    halves = {"agreement alone": np.stack([agreement(row) for row in pictures]),
-              "loss alone": -np.stack([losses(pipeline, word, row) for word, row in zip(words, pictures)])}
-    both = placed(np.stack([together(*row) for row in zip(*halves.values())]))
-    halves = {name: placed(fit) for name, fit in halves.items()}
+    ranked = placed(np.stack([scores(row) for row in pictures]))
     for k in (1, 5):
-        any_one = (rank < k).mean(1)
-        first = {"ranked first": both[:, 0] < k} | {f"first by {name}": by[:, 0] < k for name, by in halves.items()}
+        any_one, first = (rank < k).mean(1), ranked[:, 0] < k
         show(f"R@{k} of one picture (mean of all)", any_one)
-        for name, found in first.items():
-            show(f"R@{k} {name}", found)
-        show(f"R@{k} ranked last", both[:, -1] < k)
+        show(f"R@{k} ranked first", first)
+        show(f"R@{k} ranked last", ranked[:, -1] < k)
         show(f"R@{k} if chosen by the answer", (rank < k).any(1))
-        for name, found in first.items():
-            show(f"R@{k} {name}, less one picture", found - any_one, "+")
-    print("share found, by place: " + "  ".join(f"{100 * value:.0f} %" for value in (both < 1).mean(0)))
+        show(f"R@{k} ranked first, less one picture", first - any_one, "+")
+    print("share found, by place: " + "  ".join(f"{100 * value:.0f} %" for value in (ranked < 1).mean(0)))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class Model:
                     pixels[frame.index] = frame.pixels
             order = range(len(group))
             if best is not None:
-                order = best_of(self.pipeline, group[0].prompt, np.stack(pixels), best)
+                order = best_of(np.stack(pixels), best)
             made += [self._picture(group[i], pixels[i], chosen, size, background) for i in order]
         return made if several else made[0]
 
@@ -160,9 +160,9 @@ class Model:
                 if frame.t == 1:
                     index, step = index + 1, 0
 
-    def scores(self, prompt: str, pictures: Sequence[Image.Image]) -> list[float]:
-        """How good pictures of the model's size are for a prompt beside each other, by the model itself: more is
-        better, their mean is 0 (sampling/ranking.py).
+    def scores(self, pictures: Sequence[Image.Image]) -> list[float]:
+        """How good pictures that the model drew of one prompt are beside each other: at most 0, more is better
+        (sampling/ranking.py).
         """
         wrong = [picture.size for picture in pictures if picture.size != (self.size, self.size)]
         if wrong:
@@ -171,9 +171,7 @@ class Model:
             )
         if not pictures:
             return []
-        return scores(
-            self.pipeline, prompt, np.stack([np.asarray(p.convert("RGBA")) for p in pictures])
-        ).tolist()
+        return scores(np.stack([np.asarray(p.convert("RGBA")) for p in pictures])).tolist()
 
     def redraw(
         self,

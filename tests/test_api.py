@@ -71,7 +71,7 @@ def test_previews_end_with_the_picture(model):
 
 def test_the_best_have_the_best_scores(model):
     every = model.generate("cat", n=6, seed=1, steps=2)
-    fit = model.scores("cat", every)
+    fit = model.scores(every)
     best = model.generate("cat", n=6, best=2, seed=1, steps=2)
     assert [p.info["made_by"]["seed"] for p in best] == [int(i) + 1 for i in np.argsort(-np.array(fit))[:2]]
 

@@ -128,7 +128,7 @@ class Work:
                         written += 1
             chosen = range(len(group))
             if self.keep is not None:
-                chosen = best_of(self.pipeline, group[0].prompt, np.stack(pictures), self.keep)
+                chosen = best_of(np.stack(pictures), self.keep)
                 for i in chosen if not self.sheet else ():
                     say(self._write_one(self.names[written], group[i], pictures[i]))
                     written += 1
