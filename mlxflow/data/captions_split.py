@@ -6,7 +6,7 @@ prompts are also the Unicode name or a keyword of some emoji ("lipstick", "socce
 rows: those are never held out, so that the measure asks only for wording that training has not seen. The
 names and keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
 
-`assets/further_prompts.tsv` has more wording for training, about ten a row, written later from names and the other
+`assets/further_prompts.tsv` has more wording for training, about sixty a row, written later from names and the other
 prompts alone. It has no part in the split: what of it equals a held-out prompt is left out.
 """
 
@@ -54,7 +54,7 @@ def load_captions() -> dict[str, Caption]:
             raise ValueError(f"no prompt of {code} can be held out: each of them is also another text")
         chosen[code] = free[0]
     held_out = {normalize(row["prompts"][chosen[row["codepoints"]]]) for row in rows}
-    further = _further_prompts()
+    further = further_prompts()
     captions = {}
     for row in rows:
         code, prompts = row["codepoints"], row["prompts"]
@@ -64,7 +64,8 @@ def load_captions() -> dict[str, Caption]:
     return captions
 
 
-def _further_prompts() -> dict[str, list[str]]:
-    """By code points: lines of "codepoints TAB prompt | prompt | ..."."""
+def further_prompts() -> dict[str, list[str]]:
+    """The further prompts by code points, from lines of "codepoints TAB prompt | prompt | ..."; some may equal a
+    held-out prompt, which `load_captions` leaves out."""
     lines = (assets_dir() / "further_prompts.tsv").read_text(encoding="utf-8").splitlines()
     return {code: texts.split(" | ") for code, texts in (line.split("\t") for line in lines)}

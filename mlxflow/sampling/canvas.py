@@ -59,8 +59,11 @@ class Canvas:
         left, top = (side - width) // 2, (side - height) // 2
         square[top : top + height, left : left + width] = mask
         if side < self.size:
-            index = (np.arange(self.size) * side) // self.size
-            return square[index][:, index] > 0
+            # A pixel of the canvas lies on one of the picture's, or across the border of two.
+            first = np.arange(self.size) * side // self.size
+            last = (np.arange(1, self.size + 1) * side - 1) // self.size
+            rows = np.maximum(square[first], square[last])
+            return np.maximum(rows[:, first], rows[:, last]) > 0
         return area(area(square, self.size).T, self.size).T > 1e-6
 
     def box(self, text: str) -> np.ndarray:

@@ -28,10 +28,12 @@ _CHANGEABLE = {"steps", "epochs", "minutes", "log_every", "sample_every", "valid
 def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: dict | None = None,
           resume: bool = False, force: bool = False, init: Path | None = None) -> Path | None:
     """Train in the folder `run` and return the last checkpoint (None on ranks other than 0)."""
-    first = mx.distributed.init().rank() == 0
+    group = mx.distributed.init()
+    first = group.rank() == 0
     values = (read_recipe(recipe) if recipe else {}) | (flags or {})
     source = str(recipe) if recipe else "The options"
     stored = read_run(run)
+    mx.eval(mx.distributed.all_sum(mx.array(0.0), group=group))  # no rank makes the run before all have looked for one
     if resume:
         config, data = reopened(run, stored, values, data, init)
     else:
