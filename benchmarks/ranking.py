@@ -21,7 +21,7 @@ from mlxflow.data.images import load_all
 from mlxflow.evaluation.drawing import Drawing
 from mlxflow.evaluation.questions import questions
 from mlxflow.evaluation.retrieval import Gallery, ranks
-from mlxflow.sampling.pipeline import Pipeline, Settings
+from mlxflow.sampling.pipeline import Pipeline, settings_for
 from mlxflow.sampling.ranking import scores
 
 
@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=240)
     parser.add_argument("-n", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance)
+    parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--pictures", type=Path, default=Path("runs/ranking"))
     options = parser.parse_args()
 
     pipeline, folder = Pipeline.load(options.weights), read_folder(options.data)
     asked = questions(folder)
     chosen = getattr(asked, options.part)[options.skip : options.skip + options.prompts]
-    settings = Settings(steps=options.steps, guidance=options.guidance)
+    settings = settings_for(pipeline.model.config, options.steps, guidance=options.guidance)
     place = {record.file_name: i for i, record in enumerate(asked.gallery)}
     right = [[place[record.file_name] for record in question.right] for question in chosen]
     words = [question.prompt for question in chosen]
@@ -60,7 +60,7 @@ def main() -> None:
     gallery = Gallery(load_all(asked.gallery, pipeline.model.image_size))
     rank = np.stack([ranks(gallery.distances(row), [own] * options.n) for row, own in zip(pictures, right)])
     print(f"{len(words)} {options.part} of {Path(pipeline.model.source).parent.name}, {options.n} candidates, "
-          f"{options.steps} steps, guidance {options.guidance:g}")
+          f"{options.steps} steps, guidance {settings.guidance:g} to t = {settings.guide_until:g}")
 
     def placed(fit: np.ndarray) -> np.ndarray:
         """The ranks [Q, n] of the candidates in the order of their scores [Q, n], the best first."""

@@ -52,8 +52,8 @@ class Model:
     """Draws and edits. One at a time: a model is not for several threads at once.
 
     Settings, where a method takes them, are those of the command line: steps (1 to 1000), solver ("euler",
-    "midpoint", "heun", "rk4", "dopri5", "sde"), guidance (0 to 100; 1 is the plain model) and negative (words
-    to keep away from). What is not given is the model's own default. All methods raise MlxflowError for
+    "midpoint", "heun", "rk4", "dopri5", "sde"), guidance (0 to 100; 1 is the plain model), guide_until (0 to
+    1: where guidance ends; editing is guided on its whole way) and negative (words to keep away from). What is not given is the model's own default. All methods raise MlxflowError for
     values out of range and for words in which there is none that the model knows.
     """
 
@@ -254,12 +254,14 @@ class Model:
         try:
             return settings_for(self.pipeline.model.config, **settings)
         except TypeError:
-            unknown = ", ".join(sorted(set(settings) - {"steps", "solver", "guidance", "negative"}))
+            unknown = ", ".join(sorted(set(settings) - {"steps", "solver", "guidance", "guide_until", "negative"}))
             raise MlxflowError(
-                f"There is no setting {unknown}: there are steps, solver, guidance and negative."
+                f"There is no setting {unknown}: there are steps, solver, guidance, guide_until and negative."
             ) from None
 
     def _desk(self, settings: dict) -> Desk:
+        if "guide_until" in settings:
+            raise MlxflowError("Editing is guided on its whole way: leave guide_until out.")
         self._settings({name: value for name, value in settings.items() if name != "solver"})
         return Desk(self.pipeline, **settings)
 
@@ -273,12 +275,8 @@ class Model:
     ) -> Image.Image:
         image = resized(output.on_background(Image.fromarray(pixels), background), size or self.size)
         self._digest = self._digest or digest(self.pipeline.model.source)
-        made = described(request) | {
-            "steps": settings.steps,
-            "solver": settings.solver,
-            "guidance": settings.guidance,
-        }
-        more = {"negative": settings.negative, "background": background, "size": size}
+        made = described(request) | settings.described()
+        more = {"background": background, "size": size}
         image.info["made_by"] = made | {k: v for k, v in more.items() if v} | {"weights": self._digest}
         return image
 

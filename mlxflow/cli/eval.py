@@ -26,9 +26,14 @@ def eval(
     sweep: Annotated[bool, typer.Option("--sweep", help="Also with 4, 8, 16 and 32 steps, and guidance 1 to 6.")] = False,
     check_measure: Annotated[bool, typer.Option("--check-measure", help="Draw nothing: are the folder's own pictures "
                                                 "found when they are shifted, scaled, blurred?")] = False,
-    steps: Annotated[int, typer.Option(help="Steps from noise to picture.")] = 16,
-    solver: Annotated[str, typer.Option(help="euler, midpoint, heun, rk4, dopri5 or sde.")] = "heun",
-    guidance: Annotated[float, typer.Option(help="How closely to follow the words; 1 is the plain model.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(show_default=False, help="Steps from noise to picture. [default: as "
+                                              "generate]")] = None,
+    solver: Annotated[str | None, typer.Option(show_default=False, help="euler, midpoint, heun, rk4, dopri5 or sde. "
+                                               "[default: as generate]")] = None,
+    guidance: Annotated[float | None, typer.Option(show_default=False, help="How closely to follow the words; 1 is the "
+                                                   "plain model. [default: as generate]")] = None,
+    guide_until: Annotated[float | None, typer.Option(show_default=False, help="Where guidance ends, from 0, the noise, "
+                                                      "to 1, the picture. [default: as generate]")] = None,
     seed: Annotated[int, typer.Option(help="All pictures are drawn with this seed.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", show_default=False, help="Folder of the result. "
                                              "[default: eval-WEIGHTS]")] = None,
@@ -50,19 +55,20 @@ def eval(
         return
     from mlxflow.evaluation import results
     from mlxflow.evaluation.evaluate import PARTS, Evaluation
-    from mlxflow.sampling.pipeline import Pipeline, Settings, requests_for
+    from mlxflow.sampling.pipeline import Pipeline, requests_for, settings_for
 
     wanted = [part.strip() for part in parts.split(",") if part.strip()]
     for part in wanted:
         if part not in PARTS:
             raise MlxflowError(f"There is no part '{part}': choose from {', '.join(PARTS)}.")
-    settings = Settings(steps, solver, guidance)
     requests_for([], 1, seed)
     name = _name(weights)
     out = out or Path(f"eval-{name}")
     try:
         with progress() as (report, say):
-            evaluation = Evaluation(Pipeline.load(weights), data, out / "pictures", settings, seed=seed, limit=limit,
+            pipeline = Pipeline.load(weights)
+            settings = settings_for(pipeline.model.config, steps, solver, guidance, guide_until=guide_until)
+            evaluation = Evaluation(pipeline, data, out / "pictures", settings, seed=seed, limit=limit,
                                     progress=report)
             result = results.start(out, evaluation.identity(), force)
             # Parts of before are drawn already, and belong on the page as well.

@@ -48,6 +48,9 @@ def generate(
                                                "few-step models.", show_default=False, rich_help_panel=DRAWING)] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is the plain model.",
                                                    show_default=False, rich_help_panel=DRAWING)] = None,
+    guide_until: Annotated[float | None, typer.Option(show_default=False, rich_help_panel=DRAWING,
+                                                      help="Where guidance ends, from 0, the noise, to 1, the picture. "
+                                                      "[default: 0.3]")] = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
     out: Annotated[str | None, typer.Option("--out", "-o", show_default=False, rich_help_panel=OUTPUT,
@@ -90,7 +93,7 @@ def generate(
         texts += _prompts_of(prompt_file)
     if not texts and like is None:
         raise MlxflowError("Say what to draw, as in: mlxflow generate \"smiling cat\".")
-    work = work_for(Wishes(texts, like, n, seed, best, vary, steps, solver, guidance, negative, weights, out, size, for_,
+    work = work_for(Wishes(texts, like, n, seed, best, vary, steps, solver, guidance, guide_until, negative, weights, out, size, for_,
                            background, grid, trajectory, metadata, force))
     work.load(_note)
 

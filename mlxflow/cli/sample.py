@@ -82,8 +82,7 @@ def sample(
     images = np.concatenate(pictures)
     captions = [sampler.names[i] for i in labels] if labels is not None else None
     image = Image.fromarray(images[0]) if count == 1 else output.grid(images, columns, captions, "white")
-    made_by = {"labels": captions, "seed": first, "steps": settings.steps, "solver": settings.solver,
-               "guidance": settings.guidance,
+    made_by = {"labels": captions, "seed": first, **settings.described(),
                "weights": digest(sampler.model.source)}
     content = output.png_bytes(image, made_by, ", ".join(dict.fromkeys(captions or ["samples"])))
     path = output.write(output.Name(out.parent, out.stem), content, force)

@@ -36,7 +36,8 @@ class Drawing:
 
     def file(self, prompt: str, settings: Settings) -> Path:
         """Where the prompt's picture is, or will be."""
-        facts = [self.weights, prompt, self.seed, settings.steps, settings.solver, settings.guidance]
+        facts = [self.weights, prompt, self.seed, settings.steps, settings.solver, settings.guidance,
+                 settings.guide_until]
         return self.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.png"
 
     def pictures(self, prompts: Sequence[str], count: int, settings: Settings,

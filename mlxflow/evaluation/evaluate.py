@@ -68,12 +68,11 @@ class Evaluation:
         data = hashlib.sha256(self.pixels.tobytes())
         for question in (*self.asked.names, *self.asked.prompts, *self.asked.combinations, *self.asked.novel):
             data.update(f"{question.key}\n{question.prompt}\n".encode())
-        settings = {"steps": self.settings.steps, "solver": self.settings.solver, "guidance": self.settings.guidance}
         return {
             "format": 1,
             "weights": {"sha256": self.drawing.weights, "trained": self.pipeline.model.config.get("trained")},
             "data": {"gallery": len(self.asked.gallery), "sha256": data.hexdigest()},
-            "settings": {**settings, "seed": self.drawing.seed, "limit": self.limit},
+            "settings": {**self.settings.described(), "seed": self.drawing.seed, "limit": self.limit},
         }
 
     def part(self, name: str) -> dict | None:

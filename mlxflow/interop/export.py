@@ -8,7 +8,8 @@ A velocity model's file has one function, a step of the sampler, for each batch 
     t, t_next                float32 []; the next step begins where this one ended, the last one has t_next = 1
     vectors, mask            float32 [B, L, E], bool [B, L]: the words of a prompt (data/words.py), text encoder included
     label                    int32 [B], for a model of classes
-    guidance                 float32 []; 1 is the plain model. Not for models without condition or of few steps.
+    guidance                 float32 []; 1 is the plain model, and what the command line takes from t = 0.3 on for
+                             models of words. Not for models without condition or of few steps.
 
 A step is one of Heun's method and the last one goes straight to the data, or it is a few-step model's jump:
 sampling/pipeline.py as a graph. `noise` and the `times` of a usual picture are in the file's metadata (JSON). An

@@ -83,7 +83,8 @@ class ClassSampler:
             null = self.network.encode(*([mx.array([classes], dtype=mx.int32)] if classes else []))
             own = {"key": keys[0][1]} if settings.solver == "sde" else {}
             for state in states(self.velocity, condition, null, noise, settings.steps, settings.solver,
-                                settings.guidance, path=self.path, last=self.last, **own):
+                                settings.guidance, guide_until=settings.guide_until, path=self.path, last=self.last,
+                                **own):
                 pass
             yield Drawn(self.decoded(state.x), state.nfe)
 

@@ -64,6 +64,7 @@ class Desk:
             solver or Settings.solver,
             guidance,
             negative,
+            guide_until=1.0,  # an edit may begin beyond where the guidance of a new picture ends
         )
         self.note = note
         self.made_by: dict = {}
@@ -285,10 +286,7 @@ class Desk:
             "edit": what,
             "prompt": words,
             **more,
-            "steps": s.steps,
-            "solver": s.solver,
-            "guidance": s.guidance,
-            **({"negative": s.negative} if s.negative else {}),
+            **s.described(),
             "weights": digest(self.pipeline.model.source),
         }
 

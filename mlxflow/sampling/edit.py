@@ -48,7 +48,8 @@ def guided(pipeline: Pipeline, prompt: str, settings: Settings) -> solvers.Veloc
     null = pipeline.encode(settings.negative) if settings.negative else pipeline.null
     if not prompt:
         return guide.classifier_free(pipeline.velocity, pipeline.null, null, 1.0)
-    return guide.classifier_free(pipeline.velocity, pipeline.encode(prompt), null, settings.guidance)
+    return guide.classifier_free(pipeline.velocity, pipeline.encode(prompt), null, settings.guidance,
+                                 interval=(0.0, settings.guide_until))
 
 
 def one_step(

@@ -37,6 +37,9 @@ _VARY = 21
 # The solver of few-step models: `mlxflow distill` makes them, flow/fewstep.py says how they draw.
 SHORTCUT = "shortcut"
 SOLVERS = (*solvers.NAMES, SHORTCUT)
+# Where guidance by words ends, unless told otherwise: by then it is settled what the picture is, and further guidance only
+# hardens colours and edges (Kynkaanniemi et al. 2024; measured in apps/emoji/README.md).
+GUIDE_UNTIL = 0.3
 # Far more than a model reads (24 words); what is longer was pasted by mistake.
 MAX_CHARACTERS = 1000
 
@@ -53,12 +56,13 @@ def time_grid(steps: int, last: float) -> list[float]:
 
 
 def states(velocity: Callable, condition: Any, null_condition: Any, noise: mx.array, steps: int = 16,
-           solver: str = "heun", guidance: float = 1.0, *, path: FlowPath = solvers.STRAIGHT,
+           solver: str = "heun", guidance: float = 1.0, *, guide_until: float = 1.0, path: FlowPath = solvers.STRAIGHT,
            last: float = 0.05, **settings) -> Iterator[solvers.State]:
     """A generator of the solver's states from noise `[B, S, S, C]` to pictures, one a step, already evaluated.
 
     velocity(x, t `[B]`, condition) is the model; condition and null_condition are trees of arrays of batch B (or
-    1). guidance 1 asks the model once a call and leaves null_condition unused; any other scale asks it with both.
+    1). guidance 1 asks the model once a call and leaves null_condition unused; any other scale asks it with both, as
+    long as t <= guide_until.
     Each state has `x1_estimate`, the picture that the step was heading for. dopri5 chooses its own steps up to the
     last; a few-step model's "shortcut" makes `steps` jumps, which need velocity(x, t, condition, h) and no guidance.
     `settings` are the solver's own. Raises MlxflowError for an unknown solver, steps < 1, guidance < 0 or NaN, or a
@@ -68,7 +72,7 @@ def states(velocity: Callable, condition: Any, null_condition: Any, noise: mx.ar
         told = guide.expand(condition, len(noise))
         yield from fewstep.jumps(lambda x, t, h: velocity(x, t, told, h), path.start(noise), fewstep.jump_grid(steps), path)
         return
-    guided = guide.classifier_free(velocity, condition, null_condition, guidance)
+    guided = guide.classifier_free(velocity, condition, null_condition, guidance, interval=(0.0, guide_until))
     times = time_grid(steps, last)
     state = solvers.State(0.0, path.start(noise), noise, 0)
     for state in solvers.solve(solver, guided, state.x, times[:-1], path, **settings) if steps > 1 else ():
@@ -93,6 +97,8 @@ class Settings:
     solver: str = "heun"
     guidance: float = 3.0
     negative: str = ""
+    guide_until: float = 1.0
+    """The last time, from 0 (noise) to 1 (the picture), that is guided."""
 
     def __post_init__(self):
         if not 1 <= self.steps <= MAX_STEPS:
@@ -101,18 +107,28 @@ class Settings:
             raise MlxflowError(f"There is no solver '{self.solver}': choose one of {', '.join(SOLVERS)}.")
         if not 0 <= self.guidance <= MAX_GUIDANCE:
             raise MlxflowError(f"The guidance must be between 0 and {MAX_GUIDANCE:g}, not {self.guidance:g}.")
+        if not 0 <= self.guide_until <= 1:
+            raise MlxflowError("Guidance ends at a time between 0, the noise, and 1, the picture, not "
+                               f"{self.guide_until:g}.")
         if self.negative:
             check_prompt(self.negative)
             if self.guidance <= 1:
                 raise MlxflowError("A negative prompt needs guidance above 1: it is what the guidance leads away from.")
 
+    def described(self) -> dict[str, Any]:
+        """As metadata: what is not there is nothing (negative), or 1 (guide_until)."""
+        made = {"steps": self.steps, "solver": self.solver, "guidance": self.guidance}
+        if self.guide_until < 1 and self.guidance != 1:
+            made["guide_until"] = self.guide_until
+        return made | ({"negative": self.negative} if self.negative else {})
+
 
 def settings_for(config: dict, steps: int | None = None, solver: str | None = None, guidance: float | None = None,
-                 negative: str = "") -> Settings:
+                 negative: str = "", guide_until: float | None = None) -> Settings:
     """The settings for a model with that config: what is None is the model's own default.
 
     A few-step model makes 4 jumps and has its guidance built in; others take 16 steps of heun, with guidance 3 where
-    they are told words or classes. Raises MlxflowError for what the model cannot do.
+    they are told words or classes; by words it ends at GUIDE_UNTIL. Raises MlxflowError for what the model cannot do.
     """
     built_in = config["process"].get("few_step")
     told = bool(config.get("words") or config.get("classes"))
@@ -121,7 +137,9 @@ def settings_for(config: dict, steps: int | None = None, solver: str | None = No
         steps = 4 if solver == SHORTCUT else Settings.steps
     if guidance is None:
         guidance = Settings.guidance if told and not built_in else 1.0
-    settings = Settings(steps, solver, guidance, negative)
+    if guide_until is None:
+        guide_until = GUIDE_UNTIL if config.get("words") and not built_in else 1.0
+    settings = Settings(steps, solver, guidance, negative, guide_until)
     check_settings(settings, config)
     return settings
 
@@ -247,9 +265,11 @@ class Pipeline:
         mx.eval(condition)
         return condition
 
-    def stream(self, requests: Sequence[Request], settings: Settings = Settings(), *,
+    def stream(self, requests: Sequence[Request], settings: Settings | None = None, *,
                batch: int = 1) -> Iterator[Frame]:
-        """Draws the requests in order, `batch` at a time; yields a Frame of each picture after each step."""
+        """Draws the requests in order, `batch` at a time; yields a Frame of each picture after each step. Without
+        settings by the model's own."""
+        settings = settings or settings_for(self.model.config)
         check_settings(settings, self.model.config)
         negative = self.encode(settings.negative) if settings.negative else self.null
         size, channels = self.model.image_size, self.model.network.unet.config.channels
@@ -261,7 +281,8 @@ class Pipeline:
             condition = guide.join(*(self.encode(request.prompt) for request in now))
             own = {"key": mx.random.split(mx.random.key(now[0].seed))[1]} if settings.solver == "sde" else {}
             for state in states(self.velocity, condition, negative, noise, settings.steps, settings.solver,
-                                settings.guidance, path=self.path, last=self.last, **own):
+                                settings.guidance, guide_until=settings.guide_until, path=self.path, last=self.last,
+                                **own):
                 pixels = unpremultiply(np.array(state.x1_estimate.astype(mx.float32)))
                 x = np.array(state.x.astype(mx.float32))
                 for i, picture in enumerate(pixels):

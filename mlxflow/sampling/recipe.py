@@ -3,7 +3,7 @@
     one picture    {"prompt", "seed", "variations"?, ...}
     a sheet        {"pictures": [{"prompt", "seed", "variations"?}, ...], "columns", "captions", ...}
 
-and for both steps, solver, guidance, negative?, background?, size?, for?, weights (SHA-256 of the file),
+and for both steps, solver, guidance, guide_until?, negative?, background?, size?, for?, weights (SHA-256 of the file),
 version.
 """
 

@@ -47,6 +47,7 @@ class Wishes:
     steps: int | None = None
     solver: str | None = None
     guidance: float | None = None
+    guide_until: float | None = None
     negative: str | None = None
     weights: str | None = None
     out: str | None = None
@@ -144,13 +145,11 @@ class Work:
         """The metadata of a file, or None for none."""
         if not self.wishes.metadata:
             return None
-        s = self.settings
         made = (
             described(requests[0]) if len(requests) == 1 else {"pictures": [described(r) for r in requests]}
         )
-        made |= {"steps": s.steps, "solver": s.solver, "guidance": s.guidance}
+        made |= self.settings.described()
         more = {
-            "negative": s.negative,
             "background": self.background,
             "size": self.size,
             "for": self.platform,
@@ -285,11 +284,12 @@ def work_for(wishes: Wishes) -> Work:
 
 def _settings(wishes: Wishes, like: Recipe | None) -> dict[str, Any]:
     """The settings that were asked for or that the picture to be repeated has, by name."""
-    values = {name: getattr(wishes, name) for name in ("steps", "solver", "guidance", "negative")}
+    values = {name: getattr(wishes, name) for name in ("steps", "solver", "guidance", "guide_until", "negative")}
     if like is not None:
-        kinds = {"steps": int, "solver": str, "guidance": (int, float), "negative": str}
+        kinds = {"steps": int, "solver": str, "guidance": (int, float), "guide_until": (int, float), "negative": str}
+        missing = {"guide_until": 1.0}
         values = {
-            name: value if value is not None else like.get(name, kinds[name])
+            name: value if value is not None else like.get(name, kinds[name], missing.get(name))
             for name, value in values.items()
         }
     return {name: value for name, value in values.items() if value is not None}

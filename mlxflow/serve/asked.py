@@ -42,5 +42,4 @@ def made_by(request: Request, settings: Settings, weights: str, **file) -> dict[
     """
     if file.get("size") not in resize.SIZES:
         file.pop("size", None)
-    own = {"steps": settings.steps, "solver": settings.solver, "guidance": settings.guidance}
-    return described(request) | own | {name: file[name] for name in file if file[name]} | {"weights": weights}
+    return described(request) | settings.described() | {name: file[name] for name in file if file[name]} | {"weights": weights}

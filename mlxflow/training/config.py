@@ -44,6 +44,7 @@ class TrainConfig:
     drop: float = option(0.1, "share of prompts or labels dropped, for guidance")
     teacher: str = option("", "weights of a trained model that this one learns to equal in few steps; a run folder will do")
     guidance: float = option(1.0, "guidance of the teacher, built into what is learnt from it")
+    guide_until: float = option(1.0, "time at which the teacher's guidance ends")
     # data
     autoencoder: str = option("", "weights of an autoencoder whose latent space to train in; a run folder will do")
     batch: int = option(64, "images a step, over all ranks")
@@ -92,7 +93,7 @@ class TrainConfig:
                      "commitment", "guidance"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema"):
+        for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema", "guide_until"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MlxflowError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if not 0 <= self.scale < 0.5:

@@ -25,7 +25,7 @@ from mlxflow.flow.losses import weight  # noqa: E402
 from mlxflow.networks import few_step  # noqa: E402
 from mlxflow.training.config import TrainConfig  # noqa: E402
 from mlxflow.training.objective import cast, key_for, make_draws, precision_of  # noqa: E402
-from mlxflow.sampling.pipeline import SHORTCUT, sample  # noqa: E402
+from mlxflow.sampling.pipeline import GUIDE_UNTIL, SHORTCUT, sample  # noqa: E402
 from mlxflow.weights import path_of, velocity_of  # noqa: E402
 
 TEACHER = "teacher.safetensors"
@@ -91,6 +91,7 @@ def settled(values: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": LEARNING_RATE,
         "warmup": WARMUP,
         "guidance": GUIDANCE if conditional(config) else 1.0,
+        "guide_until": GUIDE_UNTIL if config.get("words") else 1.0,
     }
     if network.kind != "text-unet":
         # What a run on classes would do; the defaults of TrainConfig are for words.
@@ -149,7 +150,8 @@ class FewStep:
         network = self.teacher.network
         nothing = mx.zeros((len(inputs[0]) if inputs else 1,), dtype=mx.bool_)
         null = network.encode(*network.dropped(inputs, nothing))
-        return classifier_free(self.velocity, network.encode(*inputs), null, self.config.guidance)
+        return classifier_free(self.velocity, network.encode(*inputs), null, self.config.guidance,
+                               interval=(0.0, self.config.guide_until))
 
     def arrays(self, batch, step):
         images, *inputs = batch

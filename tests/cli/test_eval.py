@@ -43,7 +43,8 @@ def test_a_result_is_numbers_a_page_and_sheets(place):
         "eval.json", "answers.jsonl", "index.html", "names.png", "prompts.png", "combinations.png", "novel.png",
         "pictures"}
     numbers = json.loads((out / "eval.json").read_text(encoding="utf-8"))
-    assert numbers["settings"] == {"steps": 2, "solver": "heun", "guidance": 3.0, "seed": 0, "limit": 5}
+    assert numbers["settings"] == {"steps": 2, "solver": "heun", "guidance": 3.0, "guide_until": 0.3, "seed": 0,
+                                   "limit": 5}
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(answers) == 5 + 5 + 1 + 5
     ranks = [answer["rank"] for answer in answers if answer["part"] == "names"]

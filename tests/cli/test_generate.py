@@ -52,7 +52,7 @@ def test_a_prompt_becomes_a_transparent_png_that_knows_how_it_was_made(generate,
         assert picture.mode == "RGBA" and picture.size == (16, 16)
         made = json.loads(picture.text["mlxflow"])
     assert made.pop("version")
-    assert made == {"prompt": "smiling cat", "seed": 7, "steps": 2, "solver": "heun", "guidance": 3.0,
+    assert made == {"prompt": "smiling cat", "seed": 7, "steps": 2, "solver": "heun", "guidance": 3.0, "guide_until": 0.3,
                     "negative": "dog", "weights": digest(weights / "model.safetensors")}
 
 
@@ -233,7 +233,7 @@ def test_a_trajectory_begins_as_noise_and_ends_as_the_picture(generate):
 
 @pytest.mark.parametrize("options", [
     (), ("--negative", "dog", "--guidance", 2.5, "--solver", "euler"), ("--size", 64, "--background", "red"),
-    ("--vary", 0.4), ("--solver", "sde")])
+    ("--vary", 0.4), ("--solver", "sde"), ("--guide-until", 1), ("--guide-until", 0.05)])
 @pytest.mark.parametrize("out", ["x.png", "x.webp", "x.gif"])
 def test_like_repeats_a_picture_bit_for_bit(generate, weights, options, out):
     assert generate("cat", "--seed", 5, "-o", out, *options)[0] == 0

@@ -11,8 +11,8 @@ from mlxflow.flow.paths import path_by_name
 from mlxflow.flow.solvers import NAMES, uniform_grid
 from mlxflow.paths import weights_dir
 from mlxflow.runtime import mx
-from mlxflow.sampling.pipeline import (MAX_SEED, Pipeline, Request, Settings, check_prompt, digest, generate,
-                                       requests_for, sample, states, time_grid)
+from mlxflow.sampling.pipeline import (GUIDE_UNTIL, MAX_SEED, Pipeline, Request, Settings, check_prompt, digest, generate,
+                                       requests_for, sample, settings_for, states, time_grid)
 
 NOISE = mx.random.normal((2, 4, 4, 4), key=mx.random.key(1))
 
@@ -137,12 +137,40 @@ def test_generate_gives_n_pictures_of_each_prompt_with_rising_seeds(pipeline):
 
 
 def test_stream_shows_each_step_and_ends_with_the_picture(pipeline):
-    frames = list(pipeline.stream(requests_for(["cat"], 2, 0), Settings(steps=3)))
+    frames = list(pipeline.stream(requests_for(["cat"], 2, 0), settings_for(pipeline.model.config, 3)))
     assert [(frame.index, round(frame.t, 3)) for frame in frames] == [
         (0, 0.111), (0, 0.444), (0, 1), (1, 0.111), (1, 0.444), (1, 1)]
     assert frames[2].pixels.dtype == np.uint8 and frames[2].pixels.shape == (16, 16, 4)
     image = pipeline.generate("cat", seed=0, steps=3)[0]
     assert np.array_equal(frames[2].pixels, np.asarray(image))
+
+
+def test_guidance_ends_where_it_is_told_to():
+    """Two branches a call while t <= guide_until, then one, and the words decide alone."""
+    calls = []
+
+    def velocity(x, t, condition):
+        calls.append((round(t[0].item(), 4), x.shape[0]))
+        return mx.broadcast_to(condition.reshape(-1, 1, 1, 1), x.shape) - 0 * x
+
+    words, nothing, noise = mx.ones((2, 1)), mx.zeros((1, 1)), mx.zeros((2, 4, 4, 4))
+    made = sample(velocity, words, nothing, noise, 4, "euler", 3.0, guide_until=0.0625, last=0.4)
+    times = time_grid(4, 0.4)
+    assert calls == [(round(t, 4), 4 if t <= 0.0625 else 2) for t in times[:-1]]
+    # The words alone say 1, guidance of 3 makes it 3: the way is shared out by times.
+    end = next(t for t in times if t > 0.0625)
+    np.testing.assert_allclose(np.array(made), 3 * end + (1 - end), rtol=1e-5)
+
+
+def test_guidance_by_words_ends_early_unless_told_otherwise(pipeline):
+    words, classes = pipeline.model.config, {"process": pipeline.model.config["process"], "classes": ["a", "b"]}
+    assert settings_for(words).guide_until == GUIDE_UNTIL < 1
+    assert settings_for(words, guide_until=1.0).guide_until == 1
+    assert settings_for(classes).guide_until == 1 and settings_for(classes).guidance == 3
+    first, second = (pipeline.generate("cat", steps=4, guide_until=until)[0] for until in (None, 1.0))
+    assert not np.array_equal(first, second)
+    assert "guide_until" not in Settings().described() and "guide_until" not in Settings(guidance=1, guide_until=0).described()
+    assert Settings(guide_until=0.3).described() == {"steps": 16, "solver": "heun", "guidance": 3.0, "guide_until": 0.3}
 
 
 def test_words_that_do_not_fit_are_left_out(pipeline):
@@ -155,7 +183,8 @@ def test_words_that_do_not_fit_are_left_out(pipeline):
 @pytest.mark.parametrize("settings, says", [
     ({"steps": 0}, "steps"), ({"steps": -3}, "steps"), ({"steps": 10**9}, "steps"),
     ({"solver": "foo"}, ", ".join(NAMES)), ({"guidance": -1.0}, "guidance"), ({"guidance": math.nan}, "guidance"),
-    ({"guidance": math.inf}, "guidance"), ({"negative": "   "}, "empty"),
+    ({"guidance": math.inf}, "guidance"), ({"guide_until": -0.1}, "Guidance ends"),
+    ({"guide_until": 1.5}, "Guidance ends"), ({"guide_until": math.nan}, "Guidance ends"), ({"negative": "   "}, "empty"),
     ({"negative": "dog", "guidance": 1.0}, "negative prompt"),
 ])
 def test_settings_that_make_no_sense_are_refused(settings, says):

@@ -57,6 +57,7 @@ def test_n_pictures_of_a_seed_are_those_of_the_pipeline(client, pipeline, weight
             "steps": 3,
             "solver": "heun",
             "guidance": 3.0,
+            "guide_until": 0.3,
             "size": 64,
             "weights": digest(weights / "model.safetensors"),
             "version": __version__,

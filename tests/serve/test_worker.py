@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxflow.errors import MlxflowError
-from mlxflow.sampling.pipeline import Request, Settings
+from mlxflow.sampling.pipeline import Request, Settings, settings_for
 from mlxflow.serve.worker import Busy, Cancelled, Stage, Stopping, Worker
 from tests.serve.conftest import until
 from tests.serve.slow import SlowPipeline
@@ -38,7 +38,7 @@ def test_pictures_are_those_of_the_pipeline(pipeline):
     requests = [Request("red cat", 7), Request("dog", 0)]
 
     async def ask(worker):
-        return await worker.submit(Stage("final", requests, Settings(3))).pictures_done()
+        return await worker.submit(Stage("final", requests, settings_for(pipeline.model.config, 3))).pictures_done()
 
     with working(pipeline) as worker:
         pictures = asyncio.run(ask(worker))
