@@ -1,7 +1,8 @@
 """The training stream: endless batches whose order follows from (seed, pass) alone, from any step on.
 
 A pass is a permutation of the groups (a base emoji and its variants are one group), each giving one of its
-pictures: 2,000 skin-tone tiles do not drown 1,600 things. Which picture, caption and augmentation a draw gets
+pictures: 2,000 skin-tone tiles do not drown 1,600 things. (With `variants` above 0 a group of many comes more than
+once, so that its pictures are not six times as rare as others.) Which picture, caption and augmentation a draw gets
 comes from a generator made from (seed, purpose, pass, draw), so the position is one number, the step, and a
 resumed run sees bit for bit what an uninterrupted one sees.
 """
@@ -34,7 +35,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """batch counts all ranks; shift, scale and flip are `augment`'s; compose is the share of compositions."""
+    """batch counts all ranks; shift, scale and flip are `augment`'s; compose is the share of compositions; a
+    group of k pictures comes round(k^variants) times in a pass."""
 
     batch: int
     seed: int = 0
@@ -43,6 +45,7 @@ class StreamConfig:
     scale: float = 0.0
     flip: float = 0.0
     compose: float = 0.0
+    variants: float = 0.0
     rank: int = 0
     size: int = 1
 
@@ -58,17 +61,18 @@ def groups_of(records: list[Record]) -> list[np.ndarray]:
 class Order:
     """Which record each draw of a pass takes."""
 
-    def __init__(self, records: list[Record], batch: int, seed: int):
+    def __init__(self, records: list[Record], batch: int, seed: int, variants: float = 0.0):
         self.groups = groups_of(records)
         self.seed = seed
-        rounds = -(-_BATCHES_A_PASS * batch // len(self.groups))
+        self.turns = np.concatenate([np.full(round(len(group) ** variants), g) for g, group in enumerate(self.groups)])
+        rounds = -(-_BATCHES_A_PASS * batch // len(self.turns))
         self.rounds = max(1, rounds)
-        self.steps = self.rounds * len(self.groups) // batch
+        self.steps = self.rounds * len(self.turns) // batch
 
     def of_pass(self, number: int) -> np.ndarray:
         """Record numbers, int64, at least `steps * batch` of them."""
         generator = np.random.default_rng([self.seed, _ORDER, number])
-        order = np.concatenate([generator.permutation(len(self.groups)) for _ in range(self.rounds)])
+        order = np.concatenate([generator.permutation(self.turns) for _ in range(self.rounds)])
         picks = generator.random(len(order))
         return np.array([self.groups[g][int(p * len(self.groups[g]))] for g, p in zip(order, picks)])
 
@@ -87,7 +91,7 @@ def stream(records: list[Record], images: np.ndarray, encode: Callable[[str], tu
     images: uint8 `[N, S, S, 4]`, straight alpha, in the order of `records`. encode: caption to word vectors
     `[L, E]` and mask `[L]`.
     """
-    order = Order(records, config.batch, config.seed)
+    order = Order(records, config.batch, config.seed, config.variants)
     share = config.batch // config.size
     composer = Composer(records, images) if config.compose else None
 

@@ -54,6 +54,7 @@ class TrainConfig:
     flip: float = option(0.0, "chance of a horizontal flip, where the caption allows it")
     rehearsal: float = option(0.0, "share of each batch that is the embedded emoji, so that fine-tuning does not forget")
     compose: float = option(0.0, "share of pictures that are compositions of two (data/compose.py)")
+    variants: float = option(0.0, "a thing with k variants (skin tones) is drawn k^variants times as often as one without")
     # optimisation
     optimizer: str = option("adamw", "adamw or muon")
     learning_rate: float = option(1e-3, "peak learning rate")
@@ -93,7 +94,7 @@ class TrainConfig:
                      "commitment", "guidance"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema", "guide_until"):
+        for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema", "guide_until", "variants"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MlxflowError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if not 0 <= self.scale < 0.5:

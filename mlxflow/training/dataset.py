@@ -93,7 +93,7 @@ class TextDataset:
 
     def batches(self, config, rank, size, step):
         settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
-                                config.compose, rank, size)
+                                config.compose, config.variants, rank, size)
         if not self.rehearsed:
             return stream(self.train, self.train_images, self.encode, settings, step)
         old = size * round(config.rehearsal * config.batch / size)

@@ -64,6 +64,15 @@ def test_in_a_pass_every_group_comes_equally_often_whatever_its_size():
     assert variants == {0, 10, 11, 12, 13}
 
 
+def test_a_group_of_many_can_come_more_often():
+    records, _ = a_set(variants=6)
+    order = Order(records, 4, seed=0, variants=0.5)
+    groups = [records[i].base for i in order.of_pass(0)]
+    assert {groups.count(f"b{i}") for i in range(1, 10)} == {order.rounds}
+    assert groups.count("b0") == 2 * order.rounds
+    assert np.array_equal(Order(records, 4, seed=0, variants=0.0).of_pass(1), Order(records, 4, seed=0).of_pass(1))
+
+
 def test_orders_differ_between_passes_and_seeds_and_repeat_for_the_same():
     records, _ = a_set()
     first = Order(records, 4, seed=0)
