@@ -20,7 +20,7 @@ SHORT = "--set batch=8 --set log_every=2 --set sample_every=100 --set validate_e
 COMMANDS = {
     "Pictures": [
         'mlxflow generate "smiling cat" --seed 7',
-        'mlxflow generate "red heart" "slice of pizza" -n 2 --seed 1 --grid -o sheet.png',
+        'mlxflow generate "red heart" "slice of pizza" -n 2 --seed 1 --grid -o hearts.png',
         'mlxflow generate "rocket" --for slack -o rocket.png',
         'mlxflow generate "rocket" --trajectory rocket.gif --seed 2 -o rocket.webp',
         'mlxflow generate "smiling cat" -n 8 --best 2 --steps 8 --seed 1-8',
@@ -32,7 +32,7 @@ COMMANDS = {
     ],
     "Editing": [
         'mlxflow edit redraw smiling-cat.png "fox" --strength 0.7 -o fox.png',
-        'mlxflow edit inpaint smiling-cat.png "cat with heart eyes" --box 10,18,54,34 -o hearts.png',
+        'mlxflow edit inpaint smiling-cat.png "cat with heart eyes" --box 10,18,54,34 -o heart-eyes.png',
         'mlxflow edit reword smiling-cat.png "panda" -o panda.png',
         'mlxflow edit morph "full moon" "sun with face" -o moon.gif',
     ],

@@ -8,8 +8,8 @@ A velocity model's file has one function, a step of the sampler, for each batch 
     t, t_next                float32 []; the next step begins where this one ended, the last one has t_next = 1
     vectors, mask            float32 [B, L, E], bool [B, L]: the words of a prompt (data/words.py), text encoder included
     label                    int32 [B], for a model of classes
-    guidance                 float32 []; 1 is the plain model, and what the command line takes from t = 0.3 on for
-                             models of words. Not for models without condition or of few steps.
+    guidance                 float32 []; 1 is the plain model. Not for models without condition or of few steps. By
+                             words it ends where `generate` ends it (GUIDE_UNTIL): the graph sees to that.
 
 A step is one of Heun's method and the last one goes straight to the data, or it is a few-step model's jump:
 sampling/pipeline.py as a graph. `noise` and the `times` of a usual picture are in the file's metadata (JSON). An
@@ -28,8 +28,9 @@ from mlxflow import weights  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
 from mlxflow.flow.fewstep import jump_grid  # noqa: E402
 from mlxflow.flow.guidance import extrapolate, join  # noqa: E402
+from mlxflow.flow.paths import over  # noqa: E402
 from mlxflow.networks.blocks import plain_operations  # noqa: E402
-from mlxflow.sampling.pipeline import time_grid  # noqa: E402
+from mlxflow.sampling.pipeline import GUIDE_UNTIL, time_grid  # noqa: E402
 
 BATCHES = (1, 4, 16)
 # Of the grid in the metadata: what the command line draws with.
@@ -43,6 +44,7 @@ def step_of(model: weights.Model):
     path, velocity = weights.path_of(process), model.velocity(compiled=False)
     shapes = _inputs(network)
     guided = bool(shapes) and "few_step" not in process
+    until = GUIDE_UNTIL if network.kind == "text-unet" else 1.0
 
     def step(x, t, t_next, *rest):
         inputs, h = rest[:len(shapes)], t_next - t
@@ -55,7 +57,7 @@ def step_of(model: weights.Model):
             null = network.encode(*network.dropped(inputs, mx.zeros((x.shape[0],), dtype=mx.bool_)))
             both = velocity(mx.concatenate([x, x]), mx.concatenate([t, t]), join(condition, null))
             strong, weak = mx.split(both, 2)
-            return extrapolate(weak, strong, rest[-1])
+            return extrapolate(weak, strong, over(mx.where(t <= until, rest[-1], 1.0), x))
 
         if "few_step" in process:
             jump = slope(x, t, h)
