@@ -88,7 +88,7 @@ def cut(text: str) -> str:
 
 def main() -> None:
     parts = ["# What every command prints\n\nWritten by `python docs/commands.py`, which runs them in this order in an empty "
-             "folder, on Linux with two CPU cores and the weights that ship. A few are wrong on purpose.\n"]
+             "folder, on Linux with two CPU cores that had other work too, and the weights that ship. A few are wrong on purpose.\n"]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
         for title, commands in COMMANDS.items():
