@@ -53,8 +53,9 @@ class Model:
 
     Settings, where a method takes them, are those of the command line: steps (1 to 1000), solver ("euler",
     "midpoint", "heun", "rk4", "dopri5", "sde"), guidance (0 to 100; 1 is the plain model), guide_until (0 to
-    1: where guidance ends; editing is guided on its whole way) and negative (words to keep away from). What is not given is the model's own default. All methods raise MlxflowError for
-    values out of range and for words in which there is none that the model knows.
+    1: where guidance ends; editing is guided on its whole way) and negative (words to keep away from). What is
+    not given is the model's own default. All methods raise MlxflowError for values out of range and for words in
+    which there is none that the model knows.
     """
 
     def __init__(self, pipeline: Pipeline):

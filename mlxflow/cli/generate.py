@@ -93,8 +93,8 @@ def generate(
         texts += _prompts_of(prompt_file)
     if not texts and like is None:
         raise MlxflowError("Say what to draw, as in: mlxflow generate \"smiling cat\".")
-    work = work_for(Wishes(texts, like, n, seed, best, vary, steps, solver, guidance, guide_until, negative, weights, out, size, for_,
-                           background, grid, trajectory, metadata, force))
+    work = work_for(Wishes(texts, like, n, seed, best, vary, steps, solver, guidance, guide_until, negative, weights,
+                           out, size, for_, background, grid, trajectory, metadata, force))
     work.load(_note)
 
     from mlxflow.cli.live import Live

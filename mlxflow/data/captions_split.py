@@ -6,7 +6,7 @@ prompts are also the Unicode name or a keyword of some emoji ("lipstick", "socce
 rows: those are never held out, so that the measure asks only for wording that training has not seen. The
 names and keywords that are also prompts are listed in `assets/prompts_that_are_labels.txt`.
 
-`assets/further_prompts.tsv` has more wording for training, about sixty a row, written later from names and the other
+`assets/further_prompts.tsv` has more wording for training, about eighty a row, written later from names and the other
 prompts alone. It has no part in the split: what of it equals a held-out prompt is left out.
 """
 

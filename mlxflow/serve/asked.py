@@ -42,4 +42,5 @@ def made_by(request: Request, settings: Settings, weights: str, **file) -> dict[
     """
     if file.get("size") not in resize.SIZES:
         file.pop("size", None)
-    return described(request) | settings.described() | {name: file[name] for name in file if file[name]} | {"weights": weights}
+    file = {name: value for name, value in file.items() if value}
+    return described(request) | settings.described() | file | {"weights": weights}

@@ -22,5 +22,6 @@ def sample_sheet(network, process: dict, inputs: tuple[np.ndarray, ...], count: 
     null = network.encode(*network.dropped(inputs, mx.zeros((count,), dtype=mx.bool_)))
     noise = np.random.default_rng([0, 8]).standard_normal((count, *shape), dtype=np.float32)
     final = sample(velocity_of(network, process), condition, null, mx.array(noise), STEPS, "euler",
-                   GUIDANCE if inputs else 1.0, guide_until=GUIDE_UNTIL if network.kind == "text-unet" else 1.0, path=path_of(process), last=process["floor"])
+                   GUIDANCE if inputs else 1.0, guide_until=GUIDE_UNTIL if network.kind == "text-unet" else 1.0,
+                   path=path_of(process), last=process["floor"])
     return np.array(final)
