@@ -44,7 +44,7 @@ from mlxflow.weights import read_arrays, resolve
 
 SIZE, LENGTH, MIDDLE, SHORT, SLOTS = 64, 24, 16, 8, 1900
 NAME_SHARE, NOISE, DROPPED, WARMUP, DECAY = 0.3, 0.12, 0.1, 50, 0.9985
-COMPOSED = 0.1  # of a batch
+COMPOSED = 0.25  # of a batch
 SLOT_KEYS = "sketch.memory.slot_keys"
 CLASS, CONTRAST, HEAT = 0.2, 0.1, 16.0
 # How sharply a caption chooses among the slots at first: exp(SHARPNESS x cosine).

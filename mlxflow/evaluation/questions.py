@@ -3,7 +3,7 @@
 names         each base emoji by its Unicode name
 prompts       the same emoji by the everyday wording that is held out from training (data/captions_split.py)
 combinations  the `holdout` pictures: a skin tone on a person that training has shown in other tones only
-novel         things that do not exist (novel.txt beside this file): no picture is right
+novel         things that do not exist (data/novel.py): no picture is right
 
 Emoji that a font draws alike share a record, whose `also` names the others: each is asked for by its own words, and
 the shared picture is right. Country flags have no everyday wording and are left out. A folder without Unicode's
@@ -17,11 +17,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlxflow.data.captions_split import load_captions
 from mlxflow.data.cldr import load_emoji
 from mlxflow.data.folder import Folder, Record
+from mlxflow.data.novel import novel_prompts
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,6 @@ def questions(folder: Folder) -> Asked:
                     for r in records if r.split == "holdout"]
     novel = [Question(prompt, prompt) for prompt in novel_prompts()]
     return Asked(gallery, ordered(names), ordered(prompts), ordered(combinations), novel)
-
-
-def novel_prompts() -> list[str]:
-    """The prompts of novel.txt, one a line."""
-    return (Path(__file__).parent / "novel.txt").read_text(encoding="utf-8").splitlines()
 
 
 def variants(folder: Folder, record: Record) -> list[Record]:

@@ -1,10 +1,13 @@
-"""Compositions: what changes, what stays, what is kept unseen, and that everything follows from the generator."""
+"""Compositions: what they show, what is kept unseen, and that everything follows from the generator."""
 
 import numpy as np
 import pytest
 
-from mlxflow.data.compose import COLOURS, Composer, anchors, dominant_hue, recolour, unseen
-from mlxflow.data.folder import Record
+from mlxflow.data.compose import Composer, anchors, unseen
+from mlxflow.data.folder import Record, read_folder
+from mlxflow.data.images import load_all
+from mlxflow.data.novel import content, novel_prompts, shows_novel
+from mlxflow.data.rehearsal import embedded_folder
 
 
 def disc(rgb, size=64, radius=24):
@@ -25,46 +28,16 @@ def record(name, code=None, group="Food & Drink"):
 RED, GREEN = disc((210, 30, 40)), disc((40, 160, 60))
 
 
-def test_the_dominant_hue_is_found_and_a_picture_of_many_hues_has_none():
-    assert min(dominant_hue(RED), 360 - dominant_hue(RED)) < 15
-    assert abs(dominant_hue(GREEN) - 130) < 20
-    quarters = RED.copy()
-    for i, rgb in enumerate(((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))):
-        quarters[(i // 2) * 32:(i // 2 + 1) * 32, (i % 2) * 32:(i % 2 + 1) * 32] = (*rgb, 255)
-    assert dominant_hue(quarters) is None
-    assert dominant_hue(disc((128, 128, 128))) is None
-
-
-@pytest.mark.parametrize("colour", [c for c, (hue, _, _) in COLOURS.items() if hue is not None])
-def test_a_recoloured_picture_has_the_named_hue(colour):
-    painted = recolour(RED, dominant_hue(RED), colour)
-    hue = dominant_hue(painted)
-    target = COLOURS[colour][0]
-    assert hue is not None and abs((hue - target + 180) % 360 - 180) < 25
-
-
-@pytest.mark.parametrize("colour,low,high", [("black", 0, 90), ("white", 215, 255), ("gray", 110, 190)])
-def test_colours_without_a_hue_have_the_named_brightness(colour, low, high):
-    middle = recolour(RED, dominant_hue(RED), colour)[32, 32, :3].astype(int)
-    assert low <= middle.mean() <= high and np.ptp(middle) < 40
-
-
-def test_outline_and_transparency_stay():
-    painted = recolour(RED, dominant_hue(RED), "blue")
-    outline = (RED[..., :3] == 40).all(-1)
-    assert np.abs(painted[outline].astype(int) - RED[outline]).max() <= 2
-    assert np.array_equal(painted[..., 3], RED[..., 3])
-
-
 def test_one_combination_in_eight_is_unseen_and_never_drawn_for_training():
-    kept = [unseen("recolour", f"{i}.png", colour) for i in range(200) for colour in COLOURS]
+    kept = [unseen("recolour", f"{i}.png", colour) for i in range(200) for colour in ("red", "blue", "black")]
     assert 0.1 < np.mean(kept) < 0.15
     composer = Composer([record("apple"), record("pear")], np.stack([RED, GREEN]))
-    assert composer.kinds == ["recolour", "pair"]
+    assert set(composer.kinds) == {"recolour", "pair", "count", "emblem"}
+    composer.kinds = ["recolour"]
     generator = np.random.default_rng(0)
     seen = {composer.draw(generator)[1] for _ in range(300)}
     held = {composer.draw(generator, kept=False)[1] for _ in range(100)}
-    assert held and not {c for c in seen if "in " not in c} & {c for c in held if "in " not in c and "and" not in c}
+    assert held and not {content(c) for c in seen} & {content(c) for c in held}
 
 
 def test_the_same_generator_gives_the_same_composition():
@@ -76,7 +49,7 @@ def test_the_same_generator_gives_the_same_composition():
 def test_nothing_to_combine_is_an_error():
     gray = disc((120, 120, 120))
     with pytest.raises(ValueError, match="nothing here can be combined"):
-        Composer([record("stone")], gray[None]).draw(np.random.default_rng(0))
+        Composer([record("stone", group="Flags")], gray[None]).draw(np.random.default_rng(0))
 
 
 def test_accessories_lie_where_the_eyes_and_the_head_are():
@@ -85,9 +58,55 @@ def test_accessories_lie_where_the_eyes_and_the_head_are():
     composer = Composer([record("face", code, "Smileys & Emotion"), record("sunglasses", "1F576", "Objects")],
                         np.stack([face, black]))
     composer.kinds = ["dress"]
+    composer.squares, composer.hues = {}, {}
     kept = not unseen("dress", "face.png", "1F576")
     for seed in range(5):
         picture, caption = composer.draw(np.random.default_rng(seed), kept=kept)
         x, y = (np.array(anchors()[code]["left_eye"]) + anchors()[code]["right_eye"]) / 2
         assert picture[int(y), int(x), :3].max() < 60 and picture[50, 32, 0] > 200
         assert caption.startswith("face ") and "glasses" in caption
+
+@pytest.fixture(scope="module")
+def emoji():
+    records = read_folder(embedded_folder()).split("train")
+    return Composer(records, load_all(records, 64))
+
+
+@pytest.mark.parametrize("kind", ["recolour", "dress", "express", "pair", "hold", "count", "emblem", "change"])
+def test_every_kind_draws_pictures_that_no_real_picture_is_and_no_novel_prompt_asks_for(emoji, kind, monkeypatch):
+    assert kind in emoji.kinds
+    monkeypatch.setattr(emoji, "kinds", [kind])
+    real = {image.tobytes() for image in emoji.images}
+    names = {record.text.lower() for record in emoji.records}
+    generator = np.random.default_rng(1)
+    for _ in range(40):
+        picture, caption = emoji.draw(generator)
+        assert picture.shape == (64, 64, 4) and picture.dtype == np.uint8 and picture[..., 3].any()
+        assert picture.tobytes() not in real and caption not in names and not shows_novel(caption)
+        assert caption == " ".join(caption.split()) and caption == caption.lower()
+
+
+def test_an_expression_is_drawn_inside_the_thing(emoji, monkeypatch):
+    monkeypatch.setattr(emoji, "kinds", ["express"])
+    generator = np.random.default_rng(2)
+    for _ in range(20):
+        picture, _ = emoji.draw(generator)
+        outlines = {image[..., 3].tobytes() for image in emoji.images}
+        assert picture[..., 3].tobytes() in outlines  # the thing's own shape: only colours inside it changed
+
+
+def test_two_of_a_thing_are_the_same_thing_twice(emoji, monkeypatch):
+    monkeypatch.setattr(emoji, "kinds", ["count"])
+    generator = np.random.default_rng(3)
+    pairs = 0
+    while pairs < 5:
+        picture, caption = emoji.draw(generator)
+        if caption.startswith("two "):
+            pairs += 1
+            assert np.abs(picture[:, :32].astype(int) - picture[:, 32:]).mean() < 3
+
+
+def test_a_caption_that_says_all_that_a_novel_prompt_says_is_known():
+    assert all(shows_novel(prompt) for prompt in novel_prompts())
+    assert shows_novel("two blue apples with sunglasses") and shows_novel("cat face with sunglasses")
+    assert not shows_novel("blue pear") and not shows_novel("apple") and not shows_novel("cat with a top hat")
