@@ -139,8 +139,9 @@ def moved(images: np.ndarray, generator: np.random.Generator, shift: int, flip: 
     return images
 
 
-def indices(count: int, batch: int, seed: int, step: int, rank: int = 0, size: int = 1) -> Iterator[np.ndarray]:
-    """Endless picture numbers int64 `[batch / size]` of this rank from `step` on.
+def indices(count: int, batch: int, seed: int, step: int, rank: int = 0, size: int = 1,
+            stride: int = 1) -> Iterator[np.ndarray]:
+    """Endless picture numbers int64 `[batch / size]` of this rank, every `stride`-th step from `step` on.
 
     A pass is a permutation made from (seed, pass), or several in a row where the data are fewer than a batch; the
     partial batch at its end is left out. The step alone is the position.
@@ -152,18 +153,19 @@ def indices(count: int, batch: int, seed: int, step: int, rank: int = 0, size: i
         number, done = divmod(step, steps)
         generator = np.random.default_rng([seed, _ORDER, number])
         order = np.concatenate([generator.permutation(count) for _ in range(rounds)])
-        for i in range(done, steps):
+        for i in range(done, steps, stride):
             first = i * batch + rank * share
             yield order[first:first + share]
-        step = (number + 1) * steps
+            step += stride
 
 
 def batches(data: Labelled, batch: int, seed: int, step: int = 0, *, shift: int = 0, flip: float = 0.0,
-            rank: int = 0, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (images float32 `[b, H, W, C]` in [-1, 1], labels int32 `[b]`) from `step` on, by `indices` and `moved`."""
-    for chosen in indices(len(data), batch, seed, step, rank, size):
+            rank: int = 0, size: int = 1, stride: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Endless (images float32 `[b, H, W, C]` in [-1, 1], labels int32 `[b]`), every `stride`-th from `step` on, by
+    `indices` and `moved`."""
+    for chosen in indices(len(data), batch, seed, step, rank, size, stride):
         images = data.images[chosen]
         if shift or flip:
             images = moved(images, np.random.default_rng([seed, _MOVE, step, rank]), shift, flip)
         yield to_unit(images), data.labels[chosen]
-        step += 1
+        step += stride

@@ -85,8 +85,8 @@ def caption_of(record: Record, generator: np.random.Generator, name_share: float
 
 
 def stream(records: list[Record], images: np.ndarray, encode: Callable[[str], tuple[np.ndarray, np.ndarray]],
-           config: StreamConfig, step: int = 0) -> Iterator[Batch]:
-    """Batches of this rank's share from `step` on, without end.
+           config: StreamConfig, step: int = 0, stride: int = 1) -> Iterator[Batch]:
+    """Batches of this rank's share, every `stride`-th from `step` on, without end.
 
     images: uint8 `[N, S, S, 4]`, straight alpha, in the order of `records`. encode: caption to word vectors
     `[L, E]` and mask `[L]`.
@@ -111,9 +111,9 @@ def stream(records: list[Record], images: np.ndarray, encode: Callable[[str], tu
     while True:
         number, done = divmod(step, order.steps)
         picks = order.of_pass(number)[:order.steps * config.batch]
-        mine = np.arange(len(picks)).reshape(order.steps, config.size, share)[done:, config.rank].reshape(-1)
+        mine = np.arange(len(picks)).reshape(order.steps, config.size, share)[done::stride, config.rank].reshape(-1)
         buffer = dx.buffer_from_vector([{"draw": np.int64(i), "record": np.int64(r)} for i, r in enumerate(picks)])
         batches = buffer.perm(mine.tolist()).sample_transform(sample(number)).batch(share).ordered_prefetch(2, 1)
         for batch in batches:
             yield Batch(premultiply(batch["image"]), batch["vectors"], batch["mask"].astype(bool))
-            step += 1
+            step += stride

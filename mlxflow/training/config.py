@@ -55,6 +55,8 @@ class TrainConfig:
     rehearsal: float = option(0.0, "share of each batch that is the embedded emoji, so that fine-tuning does not forget")
     compose: float = option(0.0, "share of pictures that are compositions of two (data/compose.py)")
     variants: float = option(0.0, "a thing with k variants (skin tones) is drawn k^variants times as often as one without")
+    workers: int = option(0, "processes that make the batches (0: a thread of this one); for a GPU that is faster than "
+                          "one Python")
     # optimisation
     optimizer: str = option("adamw", "adamw or muon")
     learning_rate: float = option(1e-3, "peak learning rate")
@@ -91,7 +93,7 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise MlxflowError(f"{name} must be more than 0, not {getattr(self, name)}.")
         for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed", "kl_weight",
-                     "commitment", "guidance"):
+                     "commitment", "guidance", "workers"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema", "guide_until", "variants"):

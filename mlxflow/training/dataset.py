@@ -4,9 +4,9 @@
 (pictures, *inputs) whose inputs are what the network of that kind takes (see training/objective.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,8 @@ class Dataset(Protocol):
 
     fixed: name ("val", "seen") to (pictures, *inputs) for the validation loss. stamp: what the weights' config says of
     the data. files: what a run folder needs a copy of, by name there.
+
+    It can be pickled, and makes the same batches where it is unpickled.
     """
 
     shape: tuple[int, int, int]
@@ -39,8 +41,9 @@ class Dataset(Protocol):
     stamp: dict
     files: dict[str, Path]
 
-    def batches(self, config: TrainConfig, rank: int, size: int, step: int) -> Iterator[tuple[np.ndarray, ...]]:
-        """Endless batches (pictures `[b, *shape]` float32, *inputs) of this rank from `step` on."""
+    def batches(self, config: TrainConfig, rank: int, size: int, step: int,
+                stride: int = 1) -> Generator[tuple[np.ndarray, ...], None, None]:
+        """Endless batches (pictures `[b, *shape]` float32, *inputs) of this rank, every `stride`-th from `step` on."""
 
     def examples(self, config: TrainConfig) -> tuple[tuple[np.ndarray, ...], list[str] | None, int, int]:
         """A sample sheet's inputs, captions (or None), number of pictures and columns."""
@@ -54,6 +57,8 @@ class TextDataset:
 
     def __init__(self, folder: Path, words_path: Path, *, shape: tuple[int, int, int], length: int,
                  rehearsal: bool = False):
+        self.again = partial(TextDataset, folder.absolute(), words_path.absolute(), shape=shape, length=length,
+                             rehearsal=rehearsal)
         read = read_folder(folder)
         self.train, val = read.split("train"), read.split("val")
         if not self.train:
@@ -83,6 +88,10 @@ class TextDataset:
             self.rehearsed = read_folder(embedded_folder()).split("train")
             self.rehearsed_images = load_all(self.rehearsed, shape[0])
 
+    def __reduce__(self):
+        """Unpickled, it opens its folder again: arguments go through a pipe quicker than pictures."""
+        return self.again, ()
+
     def inputs(self, captions) -> tuple[np.ndarray, np.ndarray]:
         encoded = [self.encode(caption) for caption in captions]
         return np.stack([v for v, _ in encoded]), np.stack([m for _, m in encoded])
@@ -91,16 +100,18 @@ class TextDataset:
         """Pictures and the inputs of their names."""
         return premultiply(images), *self.inputs(record.text for record in records)
 
-    def batches(self, config, rank, size, step):
+    def batches(self, config, rank, size, step, stride=1):
         settings = StreamConfig(config.batch, config.seed, config.name_share, config.shift, config.scale, config.flip,
                                 config.compose, config.variants, rank, size)
         if not self.rehearsed:
-            return stream(self.train, self.train_images, self.encode, settings, step)
+            return stream(self.train, self.train_images, self.encode, settings, step, stride)
         old = size * round(config.rehearsal * config.batch / size)
         if not 0 < old < config.batch:
             raise MlxflowError(f"A rehearsal of {config.rehearsal:g} leaves no room for both in batches of {config.batch}.")
-        return mixed(stream(self.train, self.train_images, self.encode, replace(settings, batch=config.batch - old), step),
-                     stream(self.rehearsed, self.rehearsed_images, self.encode, replace(settings, batch=old), step))
+        return mixed(stream(self.train, self.train_images, self.encode, replace(settings, batch=config.batch - old),
+                            step, stride),
+                     stream(self.rehearsed, self.rehearsed_images, self.encode, replace(settings, batch=old),
+                            step, stride))
 
     def examples(self, config):
         count = len(config.prompts)
@@ -141,9 +152,9 @@ class LabelDataset:
     def fixed_set(self, data: Labelled) -> tuple[np.ndarray, ...]:
         return (to_unit(data.images), data.labels) if self.conditional else (to_unit(data.images),)
 
-    def batches(self, config, rank, size, step):
+    def batches(self, config, rank, size, step, stride=1):
         made = batches(self.train, config.batch, config.seed, step, shift=config.shift, flip=config.flip, rank=rank,
-                       size=size)
+                       size=size, stride=stride)
         return made if self.conditional else ((images,) for images, _ in made)
 
     def examples(self, config):

@@ -81,8 +81,12 @@ class LatentDataset(LabelDataset):
     def fixed_set(self, data):
         return (data.images, data.labels) if self.conditional else (data.images,)
 
-    def batches(self, config, rank, size, step) -> Iterator[tuple[np.ndarray, ...]]:
-        for chosen in indices(len(self.train), config.batch, config.seed, step, rank, size):
+    def __getstate__(self):
+        """Without the network: a process that makes batches (data/workers.py) has no use for it."""
+        return {name: value for name, value in vars(self).items() if name != "network"}
+
+    def batches(self, config, rank, size, step, stride=1) -> Iterator[tuple[np.ndarray, ...]]:
+        for chosen in indices(len(self.train), config.batch, config.seed, step, rank, size, stride):
             part = self.train.take(chosen)
             yield self.fixed_set(part)
 

@@ -22,7 +22,7 @@ from mlxflow.weights import AUTOENCODER, WORDS, find_words, read_config, resolve
 CONFIG = "config.json"
 # What a resumed run may change without becoming another run.
 _CHANGEABLE = {"steps", "epochs", "minutes", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep",
-               "prompts"}
+               "prompts", "workers"}
 
 
 def start(run: Path, *, data: Path | None, recipe: Path | None = None, flags: dict | None = None,

@@ -11,8 +11,10 @@ import math
 import os
 import signal
 import time
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mlxflow.runtime import mx
@@ -20,6 +22,7 @@ from mlxflow.runtime import mx
 import numpy as np  # noqa: E402
 from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
+from mlxflow.data.workers import Ahead  # noqa: E402
 from mlxflow.errors import MlxflowError  # noqa: E402
 from mlxflow.networks import build, describe  # noqa: E402
 from mlxflow.training import ema  # noqa: E402
@@ -125,11 +128,11 @@ class Trainer:
 
         gradients = mx.compile(mx.value_and_grad(loss_of))
         apply = make_apply(config)
-        batches = self.data.batches(config, self.rank, self.size, state.step)
+        batches = self.batches()
         report = Report(state, objective)
         if self.rank == 0 and state.step == 0:
             self.sample()
-        with self.signals():
+        with self.signals(), closing(batches):
             stop = False
             while not stop and not (limit and state.step >= limit):
                 loss, sums, gradient = self.accumulated(gradients, *objective.arrays(next(batches), state.step))
@@ -153,6 +156,13 @@ class Trainer:
                 report.add(loss.item(), norm.item(), sums)
                 self.after_step(report, rate, limit)
         return self.checkpoint(report)
+
+    def batches(self) -> Generator[tuple[np.ndarray, ...], None, None] | Ahead:
+        """This rank's batches from the state's step on, which come from the step alone, whoever makes them."""
+        config, step = self.config, self.state.step
+        if not config.workers:
+            return self.data.batches(config, self.rank, self.size, step)
+        return Ahead(partial(self.data.batches, config, self.rank, self.size), config.workers, step)
 
     def accumulated(self, gradients, *arrays: mx.array):
         """Mean loss, the objective's sums and mean gradients over this rank's micro-batches."""
