@@ -75,8 +75,8 @@ class TrainConfig:
     epochs: float = option(0.0, "stop after so many passes over the data (0: no limit)")
     minutes: float = option(0.0, "stop after so many minutes (0: no limit)")
     log_every: int = option(50, "steps between reports")
-    sample_every: int = option(1000, "steps between sample grids")
-    validate_every: int = option(1000, "steps between validations")
+    sample_every: int = option(1000, "steps between sample grids (0: none)")
+    validate_every: int = option(1000, "steps between validations (0: none)")
     checkpoint_every: int = option(1000, "steps between checkpoints")
     keep: int = option(3, "checkpoints kept")
     prompts: tuple[str, ...] = option(
@@ -87,13 +87,13 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "prompts", tuple(self.prompts))
-        positive = ("batch", "learning_rate", "clip", "accumulate", "log_every", "sample_every", "validate_every",
-                    "checkpoint_every", "keep", "times_std", "floor", "weight_cap")
+        positive = ("batch", "learning_rate", "clip", "accumulate", "log_every", "checkpoint_every", "keep", "times_std",
+                    "floor", "weight_cap")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise MlxflowError(f"{name} must be more than 0, not {getattr(self, name)}.")
         for name in ("steps", "epochs", "minutes", "warmup", "weight_decay", "contrast", "shift", "seed", "kl_weight",
-                     "commitment", "guidance", "workers"):
+                     "commitment", "guidance", "workers", "sample_every", "validate_every"):
             if not getattr(self, name) >= 0:
                 raise MlxflowError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         for name in ("drop", "flip", "name_share", "compose", "rehearsal", "ema", "guide_until", "variants"):

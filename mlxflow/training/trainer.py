@@ -130,12 +130,13 @@ class Trainer:
         apply = make_apply(config)
         batches = self.batches()
         report = Report(state, objective)
-        if self.rank == 0 and state.step == 0:
+        if self.rank == 0 and state.step == 0 and config.sample_every:
             self.sample()
         with self.signals(), closing(batches):
-            stop = False
+            stop = bool(limit and state.step >= limit)
+            arrays = None if stop else objective.arrays(next(batches), state.step)
             while not stop and not (limit and state.step >= limit):
-                loss, sums, gradient = self.accumulated(gradients, *objective.arrays(next(batches), state.step))
+                loss, sums, gradient = self.accumulated(gradients, *arrays)
                 late = config.minutes and time.monotonic() - started >= 60 * config.minutes
                 loss, sums, gradient, stop = self.averaged(loss, sums, gradient, bool(self.stopping or late))
                 rate = learning_rate_at(state.step, config.learning_rate, config.warmup, config.schedule, config.steps)
@@ -145,6 +146,9 @@ class Trainer:
                     mx.array(float(state.step + 1)), mx.array(ema.decay_at(config.ema, state.step)))
                 buffers = objective.settle(before, sums, state.step) | frozen
                 state.weights, state.average = state.weights | buffers, state.average | buffers
+                mx.async_eval(state.weights, state.average, state.moments, loss, norm, sums)
+                # While the device computes, the host gets the next batch ready.
+                arrays = objective.arrays(next(batches), state.step + 1)
                 mx.eval(state.weights, state.average, state.moments, loss, norm, sums)
                 if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
                     good = checkpoints(self.folder)
@@ -217,9 +221,9 @@ class Trainer:
             self.log(report.line(rate))
         if self.progress:
             self.progress.step(step, limit, report)
-        if step % config.validate_every == 0 and self.rank == 0:
+        if config.validate_every and step % config.validate_every == 0 and self.rank == 0:
             self.validate()
-        if step % config.sample_every == 0 and self.rank == 0:
+        if config.sample_every and step % config.sample_every == 0 and self.rank == 0:
             self.sample()
         if step % config.checkpoint_every == 0:
             self.checkpoint(report)
