@@ -63,6 +63,7 @@ class TrainConfig:
     weight_decay: float = option(0.01, "decoupled weight decay")
     warmup: int = option(500, "steps of linear warm-up")
     schedule: str = option("constant", "after warm-up: constant or cosine (to a tenth, over the run's steps)")
+    inherit: str = option("", "what --init gives: parameters whose names begin so, such as text. (empty: all)")
     frozen: str = option("", "parameters whose names begin so stay as they are, such as text.")
     clip: float = option(1.0, "largest gradient norm")
     accumulate: int = option(1, "micro-batches a step")

@@ -92,7 +92,7 @@ class Trainer:
                              **data.stamp}
         weights = dict(tree_flatten(self.network.parameters()))
         if init is not None:
-            weights |= initial_weights(init, weights)
+            weights |= initial_weights(init, weights, config.inherit)
         weights = {n: mx.array(w) for n, w in weights.items()}
         self.state = State(0, 0, 0.0, weights, dict(weights), init_moments(config.optimizer, weights))
         self.stopping = False
@@ -312,10 +312,13 @@ class Report:
         return line
 
 
-def initial_weights(path: Path, weights: Arrays) -> Arrays:
-    """Arrays to start from: all of a model's, or a part's (only the text encoder's). Names and shapes must fit."""
+def initial_weights(path: Path, weights: Arrays, inherit: str = "") -> Arrays:
+    """Arrays to start from: a file's (of a model, or of a part such as the text encoder) whose names begin with
+    `inherit`. Names and shapes must fit."""
     file = resolve(path)
-    arrays = {n: a.astype(mx.float32) for n, a in read_arrays(file).items()}
+    arrays = {n: a.astype(mx.float32) for n, a in read_arrays(file).items() if n.startswith(inherit)}
+    if not arrays:
+        raise MlxflowError(f"{file} has no parameter whose name begins with '{inherit}': inherit leaves nothing.")
     if any(n.endswith(".scales") for n in arrays):
         raise MlxflowError(f"{file} is quantised, which cannot be trained: start from the weights that it was made of.")
     wrong = [n for n, a in arrays.items() if n not in weights or weights[n].shape != a.shape]

@@ -33,7 +33,7 @@ def test_settings_of_an_earlier_run_mean_what_they_meant():
     assert new == {"sigma_min": 0.0, "kl_weight": 1e-3, "commitment": 0.25, "autoencoder": "", "recompute": False,
                    "precision": "float32", "compose": 0.0, "coupling": "independent",
                    "teacher": "", "guidance": 1.0, "rehearsal": 0.0, "frozen": "", "guide_until": 1.0, "variants": 0.0,
-                   "workers": 0}
+                   "workers": 0, "inherit": ""}
 
 
 def test_the_emoji_models_parameters_have_the_names_and_shapes_they_had():

@@ -67,6 +67,20 @@ def test_frozen_parameters_stay_bit_for_bit_and_the_others_move(data, tmp_path):
         start(tmp_path / "other", data=data, flags=SETTINGS | {"frozen": "words."})
 
 
+def test_a_run_inherits_only_what_it_is_told_to(data, tmp_path):
+    start(tmp_path / "old", data=data, flags=SETTINGS | {"steps": 1, "checkpoint_every": 1})
+    flags = SETTINGS | {"steps": 1, "seed": 5, "learning_rate": 1e-30, "weight_decay": 0.0}
+    start(tmp_path / "new", data=data, flags=flags | {"inherit": "text."}, init=tmp_path / "old")
+    start(tmp_path / "other", data=data, flags=flags)
+    old, new, other = (mx.load(str(checkpoints(tmp_path / n)[-1] / f"{stem}.safetensors"))
+                       for n, stem in (("old", "ema"), ("new", "model"), ("other", "model")))
+    for name, array in new.items():
+        source = old if name.startswith("text.") else other
+        assert mx.allclose(array, source[name], atol=1e-7).item(), name
+    with pytest.raises(MlxflowError, match="no parameter whose name begins with 'words.'"):
+        start(tmp_path / "wrong", data=data, flags=flags | {"inherit": "words."}, init=tmp_path / "old")
+
+
 def command(*arguments):
     return [sys.executable, "-m", "mlxflow", "train", *map(str, arguments)]
 
