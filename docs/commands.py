@@ -69,7 +69,7 @@ COMMANDS = {
 def said(command: str, folder: Path) -> tuple[str, int]:
     """What the command prints, both streams as they come, without paths of this machine; and its exit status."""
     program = [sys.executable, "-m", "mlxflow"]
-    recipe = ROOT / "apps/emoji/recipe.toml"
+    recipe = ROOT / "apps/emoji/laptop.toml"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "110", "NO_COLOR": "1", "XDG_DATA_HOME": str(folder / "share")}
     words = [str(recipe) if word == "CONFIG" else word for word in re.findall(r'"[^"]*"|\S+', command)[1:]]
     done = subprocess.run([*program, *(word.strip('"') for word in words)], cwd=folder, env=environment, text=True,
@@ -97,7 +97,7 @@ def main() -> None:
                 begun = time.perf_counter()
                 text, status = said(command, folder)
                 print(f"{time.perf_counter() - begun:6.1f} s  {status}  {command}", file=sys.stderr, flush=True)
-                shown = command.replace("CONFIG", "apps/emoji/recipe.toml")
+                shown = command.replace("CONFIG", "apps/emoji/laptop.toml")
                 ends = f"\n[exit {status}]" if status else ""
                 parts.append(f"```\n$ {shown}\n{cut(text)}{ends}\n```\n")
     (HERE / "commands.md").write_text("\n".join(parts), encoding="utf-8")

@@ -44,8 +44,8 @@ def use_device(name: str | None) -> None:
 
 _WHY = {
     "metal": "it needs a Mac with Apple silicon.",
-    "cuda": "it needs Linux, an NVIDIA GPU with its driver, and `pip install 'mlxflow[cuda12]'` (if that is done, "
-            "mlx-cpu may have overwritten it: `pip install --force-reinstall --no-deps mlx-cuda-12`).",
+    "cuda": "it needs Linux, an NVIDIA GPU with its driver, and `pip install 'mlxflow[cuda12]'` or [cuda13] (if that is "
+            "done, mlx-cpu may have overwritten it: `pip install --force-reinstall --no-deps mlx-cuda-12`).",
 }
 
 
