@@ -4,8 +4,9 @@
 
 Every row changes one thing of the base (`recipe.toml` with batches that two slow cores can do). Runs follow each other,
 so keep the machine as busy, or as idle, throughout. `val` and `seen` are the validation losses of the averaged weights
-(ten time bins, fixed noise, whatever the network predicts) on held-out variants and on 64 training pictures. Started
-again, it goes on with the runs that are missing; the table goes to standard output.
+(ten time bins, fixed noise, whatever the network predicts) on held-out variants and on 64 training pictures; the first
+bin, t < 0.1, is where the words decide what the picture is. Started again, it goes on with the runs that are missing;
+the table goes to standard output.
 """
 
 import argparse
@@ -65,7 +66,8 @@ def losses(run: Path, data: Path, settings: dict) -> dict[str, float]:
     for kind, file in (("", "ema.safetensors"), ("raw ", "model.safetensors")):
         predict = mx.compile(load(newest / file).network)
         for name, part in dataset.fixed.items():
-            made[kind + name] = validation_loss(predict, config.process(), *part)["loss"]
+            found = validation_loss(predict, config.process(), *part)
+            made |= {kind + name: found["loss"], kind + name + " at first": found["bins"][0]}
     return made
 
 
@@ -85,9 +87,10 @@ def main() -> None:
         if not position(run)["step"]:
             start(run, data=options.data, flags=settings, init=Path(options.init), force=True)
         found = losses(run, options.data, settings)
-        rows.append([name, position(run)["images"], speed(run), found["val"], found["raw val"], found["seen"]])
+        rows.append([name, position(run)["images"], speed(run),
+                     *(found[n] for n in ("val", "val at first", "raw val", "seen", "seen at first"))])
         print(f"{name}: {rows[-1][1:]}", file=sys.stderr, flush=True)
-    print(table(["", "pictures", "pictures/s", "val", "val, last weights", "seen"], rows))
+    print(table(["", "pictures", "pictures/s", "val", "val, t < 0.1", "val, last weights", "seen", "seen, t < 0.1"], rows))
 
 
 if __name__ == "__main__":
