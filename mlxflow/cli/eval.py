@@ -22,7 +22,7 @@ def eval(
     limit: Annotated[int | None, typer.Option(help="Ask at most this many of each part: a quick look.",
                                               show_default=False)] = None,
     parts: Annotated[str, typer.Option(help="Which parts, with commas between.")]
-        = "names,prompts,combinations,novel,validation",
+        = "names,prompts,combinations,compositions,novel,validation",
     sweep: Annotated[bool, typer.Option("--sweep", help="Also with 4, 8, 16 and 32 steps, and guidance 1 to 6.")] = False,
     check_measure: Annotated[bool, typer.Option("--check-measure", help="Draw nothing: are the folder's own pictures "
                                                 "found when they are shifted, scaled, blurred?")] = False,
@@ -136,6 +136,8 @@ def lines_of(part: str, numbers) -> list[str]:
     shares = [f"{key} {v['value']:.1f} % ({v['low']:.1f} to {v['high']:.1f})"
               for key, v in numbers.items() if key.startswith("R@")]
     line = f"{part:13} {'  '.join(shares)}  of {numbers['n']:,}"
+    if part == "compositions":
+        line += "; R@1 " + ", ".join(f"{kind} {found['R@1']['value']:.0f}" for kind, found in numbers["groups"].items())
     if part == "combinations":
         line += (f", chance {numbers['chance']:.1f} %; squared error {numbers['mse']:.4f}, nearest training variant "
                  f"{numbers['mse_of_nearest_training_variant']:.4f}")

@@ -148,9 +148,16 @@ class Composer:
             raise ValueError("nothing here can be combined")
         while True:
             kind = self.kinds[generator.integers(len(self.kinds))]
-            picture, caption, parts = getattr(self, f"_{kind}")(generator)
-            if unseen(kind, *parts) != kept and caption not in self.names and not shows_novel(caption):
+            picture, caption, seen = self.attempt(kind, generator)
+            if seen == kept:
                 return picture, caption
+
+    def attempt(self, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, str, bool | None]:
+        """A picture of a kind (one of `kinds`), its caption, and whether training may see it: None for what nobody
+        should be shown, since a real picture has that name or a novel prompt says it."""
+        picture, caption, parts = getattr(self, f"_{kind}")(generator)
+        fit = caption not in self.names and not shows_novel(caption)
+        return picture, caption, not unseen(kind, *parts) if fit else None
 
     def _one_of(self, generator, indices):
         return indices[generator.integers(len(indices))]

@@ -15,12 +15,13 @@ from mlxflow.data.folder import Record, read_folder
 from mlxflow.data.images import load_all, premultiply
 from mlxflow.errors import MlxflowError
 from mlxflow.evaluation import distances as copies
+from mlxflow.evaluation.compositions import composed
 from mlxflow.evaluation.drawing import Drawing
 from mlxflow.evaluation.questions import Question, questions, variants
 from mlxflow.evaluation.retrieval import Gallery, ranks, recall, share
 from mlxflow.sampling.pipeline import Pipeline, Settings
 
-PARTS = ("names", "prompts", "combinations", "novel", "validation")
+PARTS = ("names", "prompts", "combinations", "compositions", "novel", "validation")
 SWEEP_STEPS, SWEEP_GUIDANCE = (4, 8, 16, 32), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 
@@ -78,7 +79,7 @@ class Evaluation:
     def part(self, name: str) -> dict | None:
         """The numbers of one of PARTS; None if the folder asks nothing of the kind."""
         return {"names": self.names, "prompts": self.prompts, "combinations": self.combinations,
-                "novel": self.novel, "validation": self.validation}[name]()
+                "compositions": self.compositions, "novel": self.novel, "validation": self.validation}[name]()
 
     def names(self) -> dict | None:
         """R@1 and R@5 among all real pictures, for all and by group."""
@@ -119,12 +120,26 @@ class Evaluation:
             "nearer_than_training_variant": share(int((mse < other).sum()), len(asked)),
         }
 
+    def compositions(self) -> dict | None:
+        """R@1 and R@5 of compositions that training never shows, among all of them and all real pictures, for all and by
+        kind (compositions.py)."""
+        folder, size = self.drawing.folder / "compositions", self.pipeline.model.image_size
+        asked = composed(self._trained(), size, folder)
+        asked, gallery = asked[: self.limit], [question.right[0] for question in asked] + self.asked.gallery
+        if not asked:
+            return None
+        drawn = self.drawing.pictures([question.prompt for question in asked], len(asked), self.settings,
+                                      lambda done: self.progress("compositions", done))
+        distances = Gallery(load_all(gallery, size)).distances(drawn)
+        rank = ranks(distances, [[i] for i in range(len(asked))])
+        self.shown["compositions"] = Shown(asked, drawn, [gallery[i] for i in distances.argmin(1)], rank)
+        return _by_group(asked, rank)
+
     def novel(self) -> dict:
         """Whether pictures of things that do not exist are training pictures again (distances.py)."""
         asked = self.asked.novel[: self.limit]
         drawn = self._draw("novel")
-        style = self.asked.gallery[0].style
-        trained = [record for record in self.folder.split("train") if record.style == style]
+        trained = self._trained()
         near = copies.nearest(Gallery(load_all(trained, self.pipeline.model.image_size)).distances(drawn))
         self.shown["novel"] = Shown(asked, drawn, [trained[i] for i in near.index], distance=near.distance)
         return {"n": len(asked), "copies": int(near.copies.sum()), "copy_below": copies.COPY,
@@ -166,9 +181,11 @@ class Evaluation:
         if settings is None:
             found = [self.asked.gallery[i] for i in distances.argmin(1)]
             self.shown[part] = Shown(asked, drawn, found, rank)
-        of = np.array([question.group for question in asked])
-        groups = {group: recall(rank[of == group]) for group in sorted(set(of.tolist())) if group}
-        return recall(rank) | ({"groups": groups} if groups else {})
+        return _by_group(asked, rank)
+
+    def _trained(self) -> list[Record]:
+        """The training pictures of the gallery's style."""
+        return [record for record in self.folder.split("train") if record.style == self.asked.gallery[0].style]
 
     def _draw(self, part: str, settings: Settings | None = None) -> np.ndarray:
         """The pictures of a part, with the settings of a sweep or else the evaluation's own."""
@@ -176,3 +193,10 @@ class Evaluation:
         what = part if settings is None else f"{part}, {settings.steps} steps, guidance {settings.guidance:g}"
         return self.drawing.pictures(prompts, self.limit or len(prompts), settings or self.settings,
                                      lambda done: self.progress(what, done))
+
+
+def _by_group(asked: list[Question], rank: np.ndarray) -> dict:
+    """R@1 and R@5 of all questions, and of each group of them."""
+    of = np.array([question.group for question in asked])
+    groups = {group: recall(rank[of == group]) for group in sorted(set(of.tolist())) if group}
+    return recall(rank) | ({"groups": groups} if groups else {})

@@ -3,6 +3,7 @@
 names         each base emoji by its Unicode name
 prompts       the same emoji by the everyday wording that is held out from training (data/captions_split.py)
 combinations  the `holdout` pictures: a skin tone on a person that training has shown in other tones only
+compositions  pictures put together in a way that training never shows (compositions.py)
 novel         things that do not exist (data/novel.py): no picture is right
 
 Emoji that a font draws alike share a record, whose `also` names the others: each is asked for by its own words, and

@@ -21,6 +21,8 @@ TITLES = {
     "prompts": ("Prompts", "The same emoji in everyday words that training has never seen."),
     "combinations": ("Combinations", "A skin tone on a person that training has shown in others only: is the right one "
                                      "the nearest of the person's variants?"),
+    "compositions": ("Compositions", "Two ideas in one picture, put together of real ones in a way that training has never "
+                                     "shown: is it the nearest of all these and all real ones?"),
     "novel": ("Novel", "Things that do not exist, for the eye, with the training picture nearest to each."),
 }
 COLUMNS = 32  # of the WebP pictures: their sides stay within its limit of 16,383 pixels
@@ -45,7 +47,7 @@ def sheet(shown: Shown, size: int) -> Image.Image:
 
 
 def _verdict(shown: Shown, i: int) -> str:
-    """Under a real picture: its skin tone, which a short caption loses, and its rank."""
+    """Under the right picture: its skin tone, which a short caption loses, and its rank."""
     tone = shown.questions[i].right[0].extra.get("skin_tone")
     rank = "found" if shown.rank[i] == 0 else f"number {shown.rank[i] + 1}"
     return f"{tone.replace('-', ' ')}: {rank}" if tone else rank

@@ -36,17 +36,17 @@ def test_a_result_is_numbers_a_page_and_sheets(place):
     done = run(place, "tiny", "--steps", 2, "--limit", 5)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["names", "prompts", "combinations", "novel", "validation",
+    assert [line.split()[0] for line in lines] == ["names", "prompts", "combinations", "compositions", "novel", "validation",
                                                    "validation", "eval-tiny/eval.json", "eval-tiny/index.html"]
     out = place / "eval-tiny"
     assert {path.name for path in out.iterdir()} == {
-        "eval.json", "answers.jsonl", "index.html", "names.png", "prompts.png", "combinations.png", "novel.png",
-        "pictures"}
+        "eval.json", "answers.jsonl", "index.html", "names.png", "prompts.png", "combinations.png", "compositions.png",
+        "novel.png", "pictures"}
     numbers = json.loads((out / "eval.json").read_text(encoding="utf-8"))
     assert numbers["settings"] == {"steps": 2, "solver": "heun", "guidance": 3.0, "guide_until": 0.3, "seed": 0,
                                    "limit": 5}
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(answers) == 5 + 5 + 1 + 5
+    assert len(answers) == 5 + 5 + 1 + 5 + 5
     ranks = [answer["rank"] for answer in answers if answer["part"] == "names"]
     assert numbers["names"]["R@1"]["value"] == 20 * ranks.count(0)
     for name in ("names", "novel"):

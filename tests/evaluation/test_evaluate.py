@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from mlxflow.data.compose import Composer
 from mlxflow.data.images import load_all
 from mlxflow.errors import MlxflowError
 from mlxflow.evaluation import report, results
+from mlxflow.evaluation.compositions import composed
 from mlxflow.evaluation.evaluate import PARTS, Evaluation
 from mlxflow.sampling.pipeline import Settings
 from tests.evaluation.tiny_folder import make_folder
@@ -60,6 +62,35 @@ def test_a_model_that_draws_the_person_without_the_tone_fails_combinations_only(
     assert found["mse"] >= found["mse_of_nearest_training_variant"]
 
 
+def test_compositions_are_found_by_a_model_that_puts_together_and_missed_by_one_that_leaves_a_part_out(
+        monkeypatch, evaluation, data, tmp_path):
+    asked = composed(evaluation._trained(), 16, tmp_path / "c")
+    drawn = {question.prompt: load_all(question.right, 16)[0] for question in asked}
+    assert len(asked) > 20 and {"recolour", "pair", "count"} <= {question.group for question in asked}
+    monkeypatch.setattr(evaluation.drawing, "pictures",
+                        lambda prompts, count, *_: np.stack([drawn[prompt] for prompt in prompts[:count]]))
+    found = evaluation.compositions()
+    assert found["n"] == len(asked) and found["R@1"]["value"] > 95  # two colours may look alike at 16 pixels
+    page = report.page("T", evaluation.identity() | {"compositions": found}, evaluation.shown, 16)
+    assert page.count("<figure") == len(asked)
+    apart = {record.text: load_all([record], 16)[0] for record in evaluation.asked.gallery}
+    monkeypatch.setattr(evaluation.drawing, "pictures", lambda prompts, count, *_: np.stack(
+        [next((p for name, p in apart.items() if name.split()[-1] in prompt), next(iter(apart.values())))
+         for prompt in prompts[:count]]))
+    assert evaluation.compositions()["R@1"]["value"] < 20
+
+
+def test_compositions_are_the_same_every_time_and_training_never_shows_them(evaluation, tmp_path):
+    one, two = (composed(evaluation._trained(), 16, tmp_path / n, each=4) for n in ("a", "b"))
+    assert [q.prompt for q in one] == [q.prompt for q in two] and len({q.prompt for q in one}) == len(one)
+    assert all(q.right[0].path.read_bytes() == other.right[0].path.read_bytes() for q, other in zip(one, two))
+    records = evaluation._trained()
+    composer, generator = Composer(records, load_all(records, 16)), np.random.default_rng(9)
+    shown = {composer.draw(generator)[1] for _ in range(600)}
+    # The same words can be drawn in more than one way ("apple with a hat", in three hats): not most of them.
+    assert sum(question.prompt in shown for question in one) <= len(one) / 4
+
+
 def test_a_model_that_draws_training_pictures_for_novel_prompts_copies(monkeypatch, evaluation):
     picture = load_all(evaluation.folder.split("train")[:1], 16)[0]
     monkeypatch.setattr(evaluation.drawing, "pictures", lambda prompts, count, *_: np.stack([picture] * len(prompts)))
@@ -74,7 +105,7 @@ def test_random_weights_give_the_same_result_twice_and_a_limit_asks_less(pipelin
         evaluation = Evaluation(pipeline, data, tmp_path / name, FEW, limit=4)
         made.append(evaluation.identity() | {part: evaluation.part(part) for part in PARTS})
     assert json.dumps(made[0]) == json.dumps(made[1])
-    assert [made[0][part]["n"] for part in PARTS[:4]] == [4, 4, 1, 4]
+    assert [made[0][part]["n"] for part in PARTS[:5]] == [4, 4, 1, 4, 4]
 
 
 def test_the_identity_tells_everything_apart_that_changes_the_numbers(pipeline, data, tmp_path):
@@ -115,7 +146,7 @@ def test_a_limit_below_1_is_refused(pipeline, data, tmp_path, limit):
 
 def test_page_and_sheets_show_every_question(monkeypatch, evaluation):
     drawn_by(monkeypatch, evaluation, real)
-    result = evaluation.identity() | {part: evaluation.part(part) for part in PARTS[:4]}
+    result = evaluation.identity() | {part: evaluation.part(part) for part in PARTS if part not in ("compositions", "validation")}
     page = report.page("A <title>", result, evaluation.shown, 16)
     assert page.count("<figure") == 10 + 10 + 1 + 60 and "A &lt;title&gt;" in page
     assert page.count("data:image/webp;base64,") == 2 and "http" not in page and "src=" not in page
