@@ -43,7 +43,7 @@ CHANGES = {
     "no compositions": {"compose": 0.0},
     "compositions 0.25": {"compose": 0.25},
     "widths 96, 128, 160, blocks 2, 2, 1 (4,681,964)": {"unet": {"widths": [96, 128, 160], "blocks": [2, 2, 1]}},
-    "widths 64, 112, 160, blocks 1, 2, 2 (4,633,324)": {"unet": {"widths": [64, 112, 160], "blocks": [1, 2, 2]}},
+    "widths 64, 96, 192, blocks 2, 3, 1 (4,499,148)": {"unet": {"widths": [64, 96, 192], "blocks": [2, 3, 1]}},
     "two levels, widths 96, 192, blocks 1, 2 (4,469,452)": {
         "unet": {"widths": [96, 192], "blocks": [1, 2], "attention": [0, 1]}},
 }

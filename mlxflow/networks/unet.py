@@ -81,6 +81,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: UNetConfig, width: int):
         super().__init__()
+        if width % config.heads_dim:
+            raise ValueError(f"a width of {width} with attention is no multiple of heads_dim {config.heads_dim}")
         self.heads = width // config.heads_dim
         self.attention_in = Modulation(width, config.embedding)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
