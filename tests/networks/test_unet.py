@@ -37,6 +37,11 @@ def test_the_emoji_model_has_4_7_million_parameters():
     assert 4_600_000 <= count <= 4_800_000
 
 
+def test_a_width_that_its_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="112 with attention is no multiple of heads_dim 32"):
+        UNet(UNetConfig(widths=(64, 112, 160)))
+
+
 def test_a_new_network_predicts_zero():
     net = UNet(SMALL)
     out = net(random(3, 16, 16, 4), mx.array([0.0, 0.5, 1.0]), condition())
