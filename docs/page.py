@@ -46,9 +46,8 @@ def shot(browser: Browser, address: str, width: int, height: int, scheme: str, s
 
 
 def save(picture: Image.Image, name: str) -> None:
-    """As a palette, which keeps the file small; Floyd-Steinberg's dithering keeps the glow smooth."""
-    small = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-    small.save(HERE / name, optimize=True)
+    """In full colour: a palette of 256 makes a red heart brown."""
+    picture.convert("RGB").save(HERE / name, optimize=True)
     print(HERE / name, f"{(HERE / name).stat().st_size / 1000:.0f} KB")
 
 
