@@ -8,16 +8,7 @@ from mlxflow.data.folder import Record, read_folder
 from mlxflow.data.images import load_all
 from mlxflow.data.novel import content, novel_prompts, shows_novel
 from mlxflow.data.rehearsal import embedded_folder
-
-
-def disc(rgb, size=64, radius=24):
-    """A disc with a dark outline on transparent ground."""
-    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
-    far = np.hypot(x, y)
-    image = np.zeros((size, size, 4), np.uint8)
-    image[far < radius] = (*rgb, 255)
-    image[(far >= radius) & (far < radius + 2)] = (40, 40, 40, 255)
-    return image
+from tests.data.discs import disc
 
 
 def record(name, code=None, group="Food & Drink"):

@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 
 from mlxflow.data.recolour import COLOURS, RAINBOW, dominant_hue, far_from, is_gray, recolour
-
-
-def disc(rgb, size=64, radius=24):
-    """A disc with a dark outline on transparent ground."""
-    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
-    far = np.hypot(x, y)
-    image = np.zeros((size, size, 4), np.uint8)
-    image[far < radius] = (*rgb, 255)
-    image[(far >= radius) & (far < radius + 2)] = (40, 40, 40, 255)
-    return image
+from tests.data.discs import disc
 
 
 RED, GREEN = disc((210, 30, 40)), disc((40, 160, 60))
