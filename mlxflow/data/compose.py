@@ -58,6 +58,8 @@ _DOING = {"food": ("eating a", "eating", "with a", "holding a"), "drink": ("drin
           "book-paper": ("reading a", "with a", "holding a"), "musical-instrument": ("playing a", "with a", "holding a"),
           "sport": ("playing", "with a", "holding a")}
 _DOING_ANY = ("holding a", "with a", "carrying a")
+# How a colour is said, where there is more than one word for it.
+_SAID = {"gray": ("gray", "grey"), RAINBOW: (RAINBOW, "rainbow colored"), "golden": ("golden", "gold")}
 _FIRE, _WING, _HEART, _STAR = "1F525", "1FABD", "2764", "2B50"
 
 
@@ -175,8 +177,7 @@ class Composer:
         index = self._one_of(generator, list(self.hues))
         hue, name = self.hues[index], _name(self.records[index])
         colour = self._one_of(generator, far_from(hue))
-        said = {"gray": ("gray", "grey"), RAINBOW: (RAINBOW, "rainbow colored"), "golden": ("golden", "gold")}.get(colour, (colour,))
-        said = self._one_of(generator, said)
+        said = self._one_of(generator, _SAID.get(colour, (colour,)))
         caption = f"{name} in {said}" if generator.random() < 0.15 else f"{said} {name}"
         return recolour(self.images[index], hue, colour), caption, (self.records[index].file_name, colour)
 
@@ -218,7 +219,8 @@ class Composer:
         else:
             feeling = self._one_of(generator, self.feelings)
             codes = EXPRESSIONS[feeling]
-            ways = (f"{feeling} {name}",) * 3 + (f"{name} with a {feeling} face", f"a {feeling} {name}", f"{name} that is {feeling}")
+            ways = (*(f"{feeling} {name}",) * 3, f"{name} with a {feeling} face", f"a {feeling} {name}",
+                    f"{name} that is {feeling}")
             caption = self._one_of(generator, ways)
         code = self._one_of(generator, [c for c in codes if c in self.cuts])
         return with_features(image, self.cuts[code], self.squares[index]), caption, (self.records[index].file_name, feeling)
@@ -247,7 +249,8 @@ class Composer:
         subgroup = self.records[what].extra.get("subgroup") or ""
         doing = next((ways for start, ways in _DOING.items() if subgroup.startswith(start)), _DOING_ANY)
         size, canvas = self.size, self._canvas()
-        first, second = _scaled(_cropped(image), 0.84 * size, 0.84 * size), _scaled(_cropped(other), 0.46 * size, 0.46 * size)
+        first = _scaled(_cropped(image), 0.84 * size, 0.84 * size)
+        second = _scaled(_cropped(other), 0.46 * size, 0.46 * size)
         _over(canvas, first, 0.02 * size, 0.02 * size)
         _over(canvas, second, 0.98 * size - second.width, 0.98 * size - second.height)
         caption = f"{a} {self._one_of(generator, doing)} {b}"
@@ -261,7 +264,8 @@ class Composer:
         places = ((0.5, 0.49), (0.25, 0.99), (0.75, 0.99)) if three else ((0.25, 0.8), (0.75, 0.8))
         for x, bottom in places:
             _over(canvas, picture, x * size - picture.width / 2, bottom * size - picture.height)
-        return _shown(canvas), f"{'three' if three else 'two'} {_plural(name)}", (self.records[index].file_name, str(len(places)))
+        caption = f"{'three' if three else 'two'} {_plural(name)}"
+        return _shown(canvas), caption, (self.records[index].file_name, str(len(places)))
 
     def _emblem(self, generator):
         index = self._one_of(generator, list(self.squares))
@@ -330,7 +334,8 @@ def _face_in(square: tuple[int, int, int], image: np.ndarray) -> dict:
     left, top, side = square
     x = left + side / 2
     column = image[:, round(x) - 2 : round(x) + 3, 3].max(1) > 128
-    return {"left_eye": np.array((x - 0.24 * side, top + 0.36 * side)), "right_eye": np.array((x + 0.24 * side, top + 0.36 * side)),
+    return {"left_eye": np.array((x - 0.24 * side, top + 0.36 * side)),
+            "right_eye": np.array((x + 0.24 * side, top + 0.36 * side)),
             "head_top": np.array((x, float(column.argmax()))), "width": 1.25 * side}
 
 

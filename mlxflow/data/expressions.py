@@ -71,5 +71,6 @@ def with_features(image: np.ndarray, cut: np.ndarray, square: tuple[int, int, in
     above = np.asarray(picture, np.float32)
     cover = above[..., 3:] / 255
     out = image.copy()
-    out[y:y + picture.height, x:x + picture.width, :3] = np.clip(above[..., :3] + below[..., :3] * (1 - cover), 0, 255).round()
+    mixed = np.clip(above[..., :3] + below[..., :3] * (1 - cover), 0, 255)
+    out[y:y + picture.height, x:x + picture.width, :3] = mixed.round()
     return out

@@ -6,8 +6,8 @@ from functools import cache
 from mlxflow.paths import assets_dir
 
 # Words that do not tell one thing from another.
-_SMALL = frozenset("a an the and with in on of it its for to at next top wearing holding eating carrying having that is made "
-                   "face".split())
+_SMALL = frozenset("a an the and with in on of it its for to at next top wearing holding eating carrying having that is "
+                   "made face".split())
 
 
 @cache
