@@ -10,8 +10,8 @@
     change      a thing on fire, or with wings                           "book on fire"
 
 A composition belongs to one of eight parts by a hash of what it combines; the last part is kept unseen, so that
-combinations of known things can be asked for that no training picture shows; nor does any show one of the novel
-prompts (data/novel.py), or what a real picture is the name of. Everything random comes from the generator that the
+combinations of known things can be asked for that no training picture shows; nor does any caption say what a novel
+prompt says (data/novel.py), or name a real picture. Everything random comes from the generator that the
 caller seeds. Pictures are uint8 `[S, S, 4]`, straight alpha.
 """
 

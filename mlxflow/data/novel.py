@@ -1,4 +1,7 @@
-"""Prompts for things that do not exist (assets/novel.txt): the measure asks for them, so no training picture shows them."""
+"""Prompts for things that do not exist (assets/novel.txt): the measure asks for them, so no caption in training says them.
+
+Words are what is compared: a like picture under other words ("happy cloud" for "smiling cloud") is not kept out.
+"""
 
 import re
 from functools import cache
