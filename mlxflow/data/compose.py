@@ -34,6 +34,8 @@ _PLAIN_GROUPS = ("Animals & Nature", "Food & Drink", "Objects", "Travel & Places
 _THINGS = _PLAIN_GROUPS[:5]
 # How often each kind is drawn.
 _SHARES = {"recolour": 3, "dress": 3, "express": 3, "pair": 2, "hold": 2, "count": 1, "emblem": 1, "change": 1}
+# A draw gives up after so many: of a few pictures, all that can be made may be kept from training.
+_ATTEMPTS = 1000
 # The least side, of 64 pixels, of the square that a face or an emblem is drawn into.
 _LEAST_SQUARE = 22
 
@@ -119,15 +121,14 @@ class Composer:
         least = _LEAST_SQUARE * self.size / 64
         squares = {i: inner_square(images[i][..., 3]) for i in self.things if i not in self.faces}
         self.squares = {i: square for i, square in squares.items() if square[2] >= least}
-        lifeless = [i for i in self.squares if not _is_animal(records[i])]
+        self.lifeless = [i for i in self.squares if not _is_animal(records[i])]
         self.somebody = self.faces + [i for i in self.things if _is_animal(records[i]) and i not in self.faces]
         self.cuts = self._expressions(noto)
         self.feelings = [f for f, codes in EXPRESSIONS.items() if any(code in self.cuts for code in codes)]
-        fit = {"recolour": self.hues, "dress": self.faces and self.wearable, "express": lifeless and self.feelings,
+        fit = {"recolour": self.hues, "dress": self.faces and self.wearable, "express": self.lifeless and self.feelings,
                "pair": len(self.things) > 1, "hold": self.somebody and self.things, "count": self.things,
                "emblem": self.squares and self.things,
                "change": self.things and (_FIRE in self.by_code or _WING in self.by_code)}
-        self.lifeless = lifeless
         self.kinds = [kind for kind, share in _SHARES.items() for _ in range(share) if fit[kind]]
 
     def _expressions(self, noto: dict[str, int]) -> dict[str, np.ndarray]:
@@ -144,15 +145,14 @@ class Composer:
     def draw(self, generator: np.random.Generator, *, kept: bool = True) -> tuple[np.ndarray, str]:
         """A picture and its caption, from the combinations that training may see (or, kept=False, the unseen ones).
 
-        Raises ValueError when nothing here can be combined.
+        Raises ValueError when nothing here can be combined so.
         """
-        if not self.kinds:
-            raise ValueError("nothing here can be combined")
-        while True:
+        for _ in range(_ATTEMPTS if self.kinds else 0):
             kind = self.kinds[generator.integers(len(self.kinds))]
             picture, caption, seen = self.attempt(kind, generator)
             if seen == kept:
                 return picture, caption
+        raise ValueError("nothing here can be combined")
 
     def attempt(self, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, str, bool | None]:
         """A picture of a kind (one of `kinds`), its caption, and whether training may see it: None for what nobody
@@ -213,7 +213,7 @@ class Composer:
     def _express(self, generator):
         index = self._one_of(generator, self.lifeless)
         image, name = self._coloured(generator, index, 0.2)
-        if generator.random() < 0.2:
+        if generator.random() < 0.2 and self.cuts.keys() & PLAIN_FACES:
             feeling, codes = "plain", PLAIN_FACES
             caption = f"{name} {self._one_of(generator, ('with a face', 'with a smiley face', 'with a cute face'))}"
         else:

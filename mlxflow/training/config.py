@@ -53,7 +53,7 @@ class TrainConfig:
     scale: float = option(0.0, "largest random change of size, as a fraction")
     flip: float = option(0.0, "chance of a horizontal flip, where the caption allows it")
     rehearsal: float = option(0.0, "share of each batch that is the embedded emoji, so that fine-tuning does not forget")
-    compose: float = option(0.0, "share of pictures that are compositions of two (data/compose.py)")
+    compose: float = option(0.0, "share of pictures that are compositions of others (data/compose.py)")
     variants: float = option(0.0, "a thing with k variants (skin tones) is drawn k^variants times as often as one without")
     workers: int = option(0, "processes that make the batches (0: a thread of this one); for a GPU that is faster than "
                           "one Python")

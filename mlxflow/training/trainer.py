@@ -133,8 +133,7 @@ class Trainer:
         if self.rank == 0 and state.step == 0 and config.sample_every:
             self.sample()
         with self.signals(), closing(batches):
-            stop = bool(limit and state.step >= limit)
-            arrays = None if stop else objective.arrays(next(batches), state.step)
+            stop, arrays = False, objective.arrays(next(batches), state.step)
             while not stop and not (limit and state.step >= limit):
                 loss, sums, gradient = self.accumulated(gradients, *arrays)
                 late = config.minutes and time.monotonic() - started >= 60 * config.minutes

@@ -43,6 +43,12 @@ def test_nothing_to_combine_is_an_error():
         Composer([record("stone", group="Flags")], gray[None]).draw(np.random.default_rng(0))
 
 
+def test_where_training_may_see_nothing_of_what_can_be_made_it_is_an_error_and_no_endless_search(monkeypatch):
+    monkeypatch.setattr("mlxflow.data.compose.unseen", lambda *parts: True)
+    with pytest.raises(ValueError, match="nothing here can be combined"):
+        Composer([record("coal")], disc((10, 10, 10))[None]).draw(np.random.default_rng(0))
+
+
 def test_accessories_lie_where_the_eyes_and_the_head_are():
     code = next(code for code, face in anchors().items() if face["family"] == "round")
     face, black = disc((250, 200, 40), radius=29), disc((10, 10, 10), radius=30)
