@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-termi
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """terminal(columns, rows) makes standard error a terminal of that size; .read() is what it has been sent."""
+    """terminal(columns, rows) makes standard error a terminal of that size; .read() is what was sent since it last told."""
     import fcntl
     import pty
     import termios
@@ -49,12 +49,15 @@ def terminal(monkeypatch):
             return self
 
         def read(self):
-            """All that was sent: up to a word that nobody else says."""
+            """What was sent since the last time: up to a word that nobody else says."""
             stream.write("\0end")
             stream.flush()
             while not sent.endswith(b"\0end"):
                 time.sleep(0.005)
-            return sent[: -len(b"\0end")].decode().replace("\r\n", "\n")
+            text = sent[: -len(b"\0end")].decode().replace("\r\n", "\n")
+            # Else the word of this time would be taken for that of the next.
+            sent.clear()
+            return text
 
     for name in ("NO_COLOR", "TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "KONSOLE_VERSION", "LC_TERMINAL"):
         monkeypatch.delenv(name, raising=False)
