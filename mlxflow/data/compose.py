@@ -157,16 +157,26 @@ class Composer:
     def attempt(self, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, str, bool | None]:
         """A picture of a kind (one of `kinds`), its caption, and whether training may see it: None for what nobody
         should be shown, since a real picture has that name or a novel prompt says it."""
+        picture, caption, _, seen = self.combine(kind, generator)
+        return picture, caption, seen
+
+    def combine(self, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, str, tuple[str, ...], bool | None]:
+        """As `attempt`, with what was combined, before whether training may see it: file names of pictures, code points
+        of what is worn, a colour, a feeling, a number."""
         picture, caption, parts = getattr(self, f"_{kind}")(generator)
         fit = caption not in self.names and not shows_novel(caption)
-        return picture, caption, not unseen(kind, *parts) if fit else None
+        return picture, caption, parts, not unseen(kind, *parts) if fit else None
+
+    def said(self, index: int, generator: np.random.Generator) -> str:
+        """What a caption calls a picture: its name."""
+        return _name(self.records[index])
 
     def _one_of(self, generator, indices):
         return indices[generator.integers(len(indices))]
 
     def _coloured(self, generator, index: int, share: float) -> tuple[np.ndarray, str]:
         """The picture and its name; in a share of cases, where it has one colour, in another and with that in the name."""
-        image, name = self.images[index], _name(self.records[index])
+        image, name = self.images[index], self.said(index, generator)
         if index not in self.hues or generator.random() >= share:
             return image, name
         colour = self._one_of(generator, [c for c in far_from(self.hues[index])
@@ -175,7 +185,7 @@ class Composer:
 
     def _recolour(self, generator):
         index = self._one_of(generator, list(self.hues))
-        hue, name = self.hues[index], _name(self.records[index])
+        hue, name = self.hues[index], self.said(index, generator)
         colour = self._one_of(generator, far_from(hue))
         said = self._one_of(generator, _SAID.get(colour, (colour,)))
         caption = f"{name} in {said}" if generator.random() < 0.15 else f"{said} {name}"
@@ -277,7 +287,7 @@ class Composer:
         canvas.paste(Image.fromarray(image, "RGBA").convert("RGBa"))
         picture = _scaled(self._cut(sign), 0.72 * side, 0.72 * side)
         _over(canvas, picture, left + (side - picture.width) / 2, top + (side - picture.height) / 2)
-        said = _name(self.records[sign]) or "heart"
+        said = self.said(sign, generator) or "heart"
         return _shown(canvas), f"{name} with a {said} on it", (self.records[index].file_name, self.records[sign].file_name)
 
     def _change(self, generator):

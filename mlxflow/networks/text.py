@@ -4,7 +4,8 @@
     h = h + Attention(RMSNorm(h))     `layers` times, over the words that the mask names
     h = h + MLP(RMSNorm(h))
     tokens = RMSNorm(h)               pooled = P mean(tokens over the words of the mask)
-    sketch = base + W memory(pooled)        a small picture of the prompt, if the config has one
+    sketch = base + W memory(pooled)        a small picture of the prompt, if the config has one; of a prompt that
+                                            tells of several things a collage of theirs (collage.py)
 
 The sketch is what words alone can say of the picture: near t = 0, where a flow starts, x_t says nothing, and the
 best prediction is the mean picture of the prompt. Attention and modulation learn that slowly, since they write to all
@@ -26,6 +27,7 @@ from mlxflow.runtime import mx
 import mlx.nn as nn  # noqa: E402
 
 from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, depth_to_space, silu, split_heads, zero
+from mlxflow.networks.collage import Collage
 
 
 class Condition(NamedTuple):
@@ -56,10 +58,16 @@ class Memory(nn.Module):
         self.slot_keys = 0.5 * math.sqrt(self.KEY) * mx.random.normal((slots, self.KEY))
         self.slot_values = 0.1 * mx.random.normal((slots, self.VALUE))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        q = self.norm(self.query(x))
-        scores = q @ self.slot_keys.T / math.sqrt(self.KEY)
+    def scores(self, query: mx.array) -> mx.array:
+        """Of every slot, before the softmax: `[..., S]` from a query `[..., KEY]`."""
+        return self.norm(query) @ self.slot_keys.T / math.sqrt(self.KEY)
+
+    def read(self, scores: mx.array) -> mx.array:
+        """What the slots hold, mixed: `[..., VALUE]`."""
         return mx.softmax(scores, axis=-1, precise=True) @ self.slot_values
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.read(self.scores(self.query(x)))
 
 
 class Sketch(nn.Module):
@@ -82,18 +90,26 @@ class Sketch(nn.Module):
         self.pixels = nn.Linear(features, (shape[0] // self.CELLS) ** 2 * shape[2], bias=False)
         self.base = mx.zeros(shape)
 
+    def changed(self, value: mx.array, words: mx.array) -> mx.array:
+        """What is meant `[..., VALUE]`, changed by how it is said `[..., D]`."""
+        return value + self.change(silu(self.of_value(value) + self.of_words(words)))
+
+    def picture(self, value: mx.array) -> mx.array:
+        """`[..., VALUE]` to `[..., G, G, C]`."""
+        cells = self.down(value).reshape(-1, self.CELLS, self.CELLS, self.pixels.weight.shape[1])
+        drawn = self.base + depth_to_space(self.pixels(cells), self.base.shape[0] // self.CELLS)
+        return drawn.reshape(*value.shape[:-1], *drawn.shape[1:])
+
     def __call__(self, pooled: mx.array) -> mx.array:
-        value = self.memory(pooled)
-        value = value + self.change(silu(self.of_value(value) + self.of_words(pooled)))
-        cells = self.down(value).reshape(len(pooled), self.CELLS, self.CELLS, -1)
-        return self.base + depth_to_space(self.pixels(cells), self.base.shape[0] // self.CELLS)
+        return self.picture(self.changed(self.memory(pooled), pooled))
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """Sizes of the text encoder; `word_dim` is the `dim` of the word table, `length` the most words.
 
-    sketch is the number of slots of the sketch's memory (0: no sketch), sketch_shape the small picture (G, G, C).
+    sketch is the number of slots of the sketch's memory (0: no sketch), sketch_shape the small picture (G, G, C);
+    collage is whether a sketch may lay out several things.
     """
 
     word_dim: int = 128
@@ -104,12 +120,15 @@ class TextConfig:
     length: int = 24
     sketch: int = 0
     sketch_shape: tuple[int, ...] = (16, 16, 4)
+    collage: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.sketch_shape[0] % Sketch.CELLS:
             raise ValueError(f"a sketch of {self.sketch_shape[0]} pixels is not a multiple of {Sketch.CELLS}")
+        if self.collage and not (self.sketch and self.sketch_shape[2] == 4):
+            raise ValueError("a collage needs a sketch with transparency, of 4 channels")
 
 
 class SelfAttention(nn.Module):
@@ -159,6 +178,8 @@ class TextEncoder(nn.Module):
         self.pool = nn.Linear(config.width, config.width, bias=False)
         if config.sketch:
             self.sketch = Sketch(config.width, config.sketch, config.sketch_shape)
+        if config.collage:
+            self.collage = Collage(config.width, config.word_dim, Memory.KEY, Memory.VALUE)
 
     def __call__(self, vectors: mx.array, mask: mx.array) -> Condition:
         present = mask[..., None].astype(vectors.dtype)
@@ -171,4 +192,16 @@ class TextEncoder(nn.Module):
         if not self.config.sketch:
             return Condition(tokens, mask, pooled, mx.zeros((len(mask), 0), dtype=tokens.dtype))
         some = mx.any(mask, axis=1)[:, None, None, None]
-        return Condition(tokens, mask, pooled, mx.where(some, self.sketch(pooled), 0.0))
+        sketch = self.sketch(pooled)
+        if self.config.collage:
+            laid, several = self.laid_out(vectors, tokens, mask, pooled)
+            sketch = sketch + mx.sigmoid(several)[:, None, None, None] * (laid - sketch)
+        return Condition(tokens, mask, pooled, mx.where(some, sketch, 0.0))
+
+    def laid_out(self, vectors: mx.array, tokens: mx.array, mask: mx.array, pooled: mx.array) -> tuple[mx.array, mx.array]:
+        """The collage `[B, G, G, C]` of the things that prompts name, and the logit of their naming several `[B]`."""
+        names, named, how, several = self.collage.find(vectors, tokens, mask)
+        memory = self.sketch.memory
+        meant = memory.read(memory.scores(memory.query(self.pool(names)) + named))
+        values = self.sketch.changed(meant, self.pool(how))
+        return self.collage.lay(self.sketch.picture(values), self.collage.layout(values, pooled)), several

@@ -107,3 +107,19 @@ def test_a_caption_that_says_all_that_a_novel_prompt_says_is_known():
     assert all(shows_novel(prompt) for prompt in novel_prompts())
     assert shows_novel("two blue apples with sunglasses") and shows_novel("cat face with sunglasses")
     assert not shows_novel("blue pear") and not shows_novel("apple") and not shows_novel("cat with a top hat")
+
+
+def test_what_was_combined_is_told_and_a_caption_may_call_it_otherwise():
+    class Nicknames(Composer):
+        def said(self, index, generator):
+            return f"thing {'one' if index == 0 else 'two'}"
+
+    records, images = [record("apple"), record("pear")], np.stack([RED, GREEN])
+    plain, other = Composer(records, images), Nicknames(records, images)
+    for kind in dict.fromkeys(plain.kinds):
+        made, again = (composer.combine(kind, np.random.default_rng(3)) for composer in (plain, other))
+        assert np.array_equal(made[0], again[0]) and made[2:] == again[2:], "the picture does not follow from the words"
+        assert {"apple.png", "pear.png"} & {*made[2]}
+        assert "thing" in again[1] and not {"apple", "pear"} & {*again[1].split()}
+        picture, *told = plain.attempt(kind, np.random.default_rng(3))
+        assert np.array_equal(picture, made[0]) and told == [made[1], made[3]]

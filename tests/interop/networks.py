@@ -18,6 +18,8 @@ CONFIGS = {
     "text-unet": {"kind": "text-unet", "text": TEXT, "unet": UNET},
     "text-unet with a sketch": {"kind": "text-unet", "text": TEXT | {"sketch": 8, "sketch_shape": [4, 4, 3]},
                                 "unet": UNET | {"sketch": True}},
+    "text-unet with a collage": {"kind": "text-unet", "text": TEXT | {"sketch": 8, "sketch_shape": [4, 4, 4], "collage": True},
+                                 "unet": UNET | {"sketch": True, "channels": 4}},
     "unet": {"kind": "unet", "classes": 3, **UNET},
     "dit": {"kind": "dit", "patch": 2, "width": 16, "depth": 2, "heads": 2, "classes": 3, **SIZES},
     "mamba": {"kind": "mamba", "patch": 2, "width": 16, "depth": 1, "heads": 2, "state": 4, "expand": 1.0, **SIZES},

@@ -9,6 +9,8 @@ PATCHES = {"patch": 4, "width": 24, "depth": 2, "classes": 3, **SIZES}
 CONFIGS = {
     "text-unet": {"kind": "text-unet", "text": TEXT, "unet": UNET},
     "sketch": {"kind": "text-unet", "text": TEXT | {"sketch": 5, "sketch_shape": [8, 8, 4]}, "unet": UNET | {"sketch": True}},
+    "collage": {"kind": "text-unet", "text": TEXT | {"sketch": 5, "sketch_shape": [8, 8, 4], "collage": True},
+                "unet": UNET | {"sketch": True}},
     "few-step": {"kind": "text-unet", "text": TEXT, "unet": UNET | {"few_step": True}},
     "unet": {"kind": "unet", "classes": 3, **UNET},
     "unet-plain": {"kind": "unet", **UNET, "pixel_width": 0},

@@ -50,6 +50,8 @@ NETWORKS = {
         "kl-vae", 1.0, lambda m: [(F, "silu", lambda x: x * torch.sigmoid(1.702 * x))], "encoder.down_blocks.0.resnets.0.conv1"),
     "eps of RMSNorm 1e-5": (
         "text-unet", QUIET, lambda m: [(n, "eps", 1e-5) for n in all_of(m, nn.RMSNorm)], "text.blocks.0.norm1"),
+    "the layers of a collage not mirrored": (
+        "collage", 1.0, lambda m: [(part("text"), "moving", lambda s, t, n, f=part("text").moving: f(s.abs(), t, n))], "text.sketch (2)"),
     "eps of GroupNorm 1e-5": (
         "kl-vae", QUIET, lambda m: [(n, "eps", 1e-5) for n in all_of(m, nn.GroupNorm)],
         "encoder.down_blocks.0.resnets.0.norm1"),
