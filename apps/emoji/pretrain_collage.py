@@ -3,9 +3,10 @@
     python -m apps.emoji.pretrain_collage emoji/ collage.safetensors --init weights/emoji/model.safetensors
 
     minimise E |collage(caption) - thumbnail|^2 + 0.2 (CE(slot of thing 1) + CE(slot of thing 2))
-             + 0.3 BCE(several | caption)
+             + 0.3 BCE(several | caption) + E |layout(caption) - layout|^2 + 0.2 BCE(shown | caption)
 
-over compositions of two things (data/compose.py) of the training split; the last term over real captions and those of one
+over compositions of two things (data/compose.py, which says where it put them) of the training split; BCE(several) over
+real captions and those of one
 changed thing, too, which must not be taken for several. Only the collage (networks/collage.py) learns: encoder and
 sketch stay as they are, so that a prompt of one thing is sketched as before, and a U-Net that was trained with the
 sketch can be asked with it. Names alone would not do for compositions: half the time a thing is called by a short caption of
@@ -27,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxflow.data.compose import Composer
+from mlxflow.data.compose import Composer, Placement
 from mlxflow.data.folder import Record, read_folder
 from mlxflow.data.images import load_all
 from mlxflow.data.recolour import COLOURS, RAINBOW
@@ -41,10 +42,12 @@ from mlxflow.weights import read_arrays, resolve
 from apps.emoji.pretrain_sketch import (DROPPED, LENGTH, MIDDLE, NOISE, SHARPER, SIZE, Captions, Judge, by_base, choices, padded,
                              reduced, thumbnails)
 
-CHOICE, SEVERAL = 0.2, 0.3
+CHOICE, SEVERAL, PLACED, SHOWN = 0.2, 0.3, 1.0, 0.2
 # One thing is what most prompts tell of, and an error there is the worse one: an emoji that exists is not drawn.
 ORDINARY = 8.0
 WARMUP, DECAY = 50, 0.997
+# The layer that shows the first thing (networks/collage.py).
+MIDDLE_LAYER = 2
 # Compositions of two things, and those of one thing that is only changed; how often each kind is drawn.
 OF_TWO = {"pair": 5, "hold": 3, "dress": 3, "count": 2, "emblem": 2, "change": 2}
 OF_ONE = ("recolour", "express")
@@ -88,28 +91,41 @@ def everyday_words(table: WordTable, encoder: TextEncoder, records: list[Record]
     return {i: [group for group in groups if group] for i, groups in words.items()}
 
 
+def layers_of(placed: list[Placement]) -> np.ndarray:
+    """The layers of a collage (networks/collage.py) that lie as the parts of a composition do: `[5, 5]`, scale and shift by x
+    and by y, and 1 where the layer is shown."""
+    layers = np.zeros((5, 5), np.float32)
+    first = next(i for i, placement in enumerate(placed) if placement.part == 0)
+    for i, placement in enumerate(placed):
+        behind = int(placement.scale_x < 0)
+        layer = MIDDLE_LAYER if i == first else behind if i < first else MIDDLE_LAYER + i - first
+        layers[layer] = (*placement[1:], 1.0)
+    return layers
+
+
 class Pool:
-    """`count` compositions of two things, thumbnails as uint8, with the slots of the things; as many captions of one
-    changed thing as a fifth of them."""
+    """`count` compositions of two things, thumbnails as uint8, with the slots of the things and their layers; as many
+    captions of one changed thing as a fifth of them."""
 
     def __init__(self, composer: Composer, table: WordTable, side: int, count: int, seed: int):
         rng, slots = np.random.default_rng(seed), {base: k for k, base in enumerate(by_base(composer.records))}
         slot_of = {r.file_name: slots[r.base] for r in composer.records}
         slot_of |= {code: slots[composer.records[i].base] for code, i in composer.by_code.items()}
         kinds = [kind for kind, share in OF_TWO.items() for _ in range(share) if kind in composer.kinds]
-        small, pictures, self.rows, things = [], [], [], []
+        small, pictures, self.rows, things, layers = [], [], [], [], []
         while len(self.rows) < count:
             kind = kinds[rng.integers(len(kinds))]
             picture, caption, parts, seen = composer.combine(kind, rng)
             if seen:
                 one = slot_of[parts[0]]
                 things.append((one, one if kind == "count" else slot_of[parts[1]]))
+                layers.append(layers_of(composer.placed))
                 self.rows.append(table.tokens(caption, LENGTH))
                 pictures.append(picture)
             if len(pictures) == 512 or len(self.rows) == count:
                 small.append(np.round(127.5 * (reduced(np.stack(pictures), side) + 1)).astype(np.uint8))
                 pictures = []
-        self.pictures, self.things = np.concatenate(small), np.array(things)
+        self.pictures, self.things, self.layers = np.concatenate(small), np.array(things), np.stack(layers)
         self.others, kinds = [], [kind for kind in OF_ONE if kind in composer.kinds]
         while len(self.others) < count // 5:
             _, caption, _, seen = composer.combine(kinds[rng.integers(len(kinds))], rng)
@@ -118,7 +134,8 @@ class Pool:
 
 
 class Batches:
-    """Batch n, all of it from (seed, n): captions of two things, their thumbnails and slots, and captions of one thing."""
+    """Batch n, all of it from (seed, n): captions of two things, their thumbnails, slots and layers, and captions of one
+    thing."""
 
     def __init__(self, table: WordTable, captions: Captions, pool: Pool, size: int, seed: int):
         self.table, self.captions, self.pool, self.size, self.seed = table, captions, pool, size, seed
@@ -135,7 +152,7 @@ class Batches:
             one += [self.linked[i] for i in rng.integers(len(self.linked), size=3 * self.size // 8)]
         one += [self.captions.draw(i, k % 2 == 0, rng)
                 for k, i in enumerate(rng.integers(len(self.captions.rows), size=self.size - len(one)))]
-        return several, pictures, mx.array(pool.things[index]), self.noisy(one, rng, DROPPED)
+        return several, pictures, mx.array(pool.things[index]), mx.array(pool.layers[index]), self.noisy(one, rng, DROPPED)
 
     def noisy(self, rows: list[list[int]], rng: np.random.Generator, dropped: float):
         """Word vectors with noise and a share of the words left out (never all)."""
@@ -147,20 +164,24 @@ class Batches:
 def compiled_step(encoder: TextEncoder):
     memory, collage = encoder.sketch.memory, encoder.collage
 
-    def loss_of(weights, several, target, slots, ordinary):
+    def loss_of(weights, several, target, slots, layers, ordinary):
         collage.update(tree_unflatten(list(weights.items())))
         said, one = encoder(*several), encoder(*ordinary)
         names, named, how, told = collage.find(several[0], said.tokens, said.mask)
         # As it was taught, with words left out: not as sharp as it is asked.
         scores = memory.scores(memory.query(encoder.pool(names)) + named) / SHARPER
         values = encoder.sketch.changed(memory.read(scores), encoder.pool(how))
-        laid = collage.lay(encoder.sketch.picture(values), collage.layout(values, said.pooled))
+        layout, shown = collage.layout(values, said.pooled), layers[..., 4]
+        laid = collage.lay(encoder.sketch.picture(values), layout)
+        placed = (shown * mx.square(layout[..., :4] - layers[..., :4]).sum(-1)).sum() / shown.sum()
+        seen = nn.losses.binary_cross_entropy(layout[..., 4], shown, with_logits=False)
         error = mx.square(laid - target).mean()
         choice = nn.losses.cross_entropy(scores, slots, label_smoothing=0.05).mean()
         alone = collage.finder(one.tokens, one.mask)[1]
         mistaken = (nn.losses.binary_cross_entropy(told, mx.ones_like(told))
                     + ORDINARY * nn.losses.binary_cross_entropy(alone, mx.zeros_like(alone)))
-        return error + 2 * CHOICE * choice + SEVERAL * mistaken, error, choice, mistaken
+        loss = error + 2 * CHOICE * choice + SEVERAL * mistaken + PLACED * placed + SHOWN * seen
+        return loss, error, choice, mistaken, placed, seen
 
     @mx.compile
     def step(weights, average, moments, number, decay, rate, *batch):
@@ -233,7 +254,7 @@ def main() -> None:
         mean = np.array(parts) if mean is None else 0.98 * mean + 0.02 * np.array(parts)
         if (n + 1) % options.report == 0 or n + 1 == options.steps:
             encoder.collage.update(tree_unflatten(list(average.items())))
-            print(f"step {n + 1} error {mean[0]:.4f} choice {mean[1]:.3f} several {mean[2]:.3f} {judge(encoder)} "
+            print(f"step {n + 1} error {mean[0]:.4f} choice {mean[1]:.3f} several {mean[2]:.3f} placed {mean[3]:.4f} shown {mean[4]:.3f} {judge(encoder)} "
                   f"{unseen(encoder)} {time.perf_counter() - started:.0f} s", flush=True)
             arrays = given | {f"text.collage.{name}": array for name, array in average.items()}
             mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},

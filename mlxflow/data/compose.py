@@ -19,6 +19,7 @@ import hashlib
 import json
 import re
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -65,6 +66,17 @@ _SAID = {"gray": ("gray", "grey"), RAINBOW: (RAINBOW, "rainbow colored"), "golde
 _FIRE, _WING, _HEART, _STAR = "1F525", "1FABD", "2764", "2B50"
 
 
+class Placement(NamedTuple):
+    """Where a picture lies in a composition: the pixel at (u, v) of it goes to (scale_x u + shift_x, scale_y v + shift_y), of
+    squares from -1 to 1. part: which of what is combined it shows; a scale below 0 mirrors it."""
+
+    part: int
+    scale_x: float
+    scale_y: float
+    shift_x: float
+    shift_y: float
+
+
 @cache
 def anchors() -> dict[str, dict]:
     """Faces by code points: eyes, head and head_top in pixels of the 64x64 Noto tile; only faces seen from the front."""
@@ -78,10 +90,14 @@ def unseen(*parts: str) -> bool:
     return hashlib.sha256("+".join(parts).encode()).digest()[0] % 8 == 0
 
 
+def _visible(image: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the visible part."""
+    return Image.fromarray(image, "RGBA").getchannel("A").point(lambda a: 255 * (a > 20)).getbbox()
+
+
 def _cropped(image: np.ndarray) -> Image.Image:
     """The visible part, premultiplied."""
-    picture = Image.fromarray(image, "RGBA")
-    return picture.crop(picture.getchannel("A").point(lambda a: 255 * (a > 20)).getbbox()).convert("RGBa")
+    return Image.fromarray(image, "RGBA").crop(_visible(image)).convert("RGBa")
 
 
 def _scaled(picture: Image.Image, width: float, height: float | None = None) -> Image.Image:
@@ -108,6 +124,7 @@ class Composer:
 
     def __init__(self, records: list[Record], images: np.ndarray):
         self.records, self.images, self.size = records, images, images.shape[1]
+        self.placed: list[Placement] = []
         self.names = {record.text.lower() for record in records}
         self.by_code = {r.extra.get("codepoints"): i for i, r in enumerate(records) if r.extra.get("codepoints")}
         plain = [i for i, r in enumerate(records) if r.extra.get("group", "Objects") in _PLAIN_GROUPS]
@@ -162,7 +179,9 @@ class Composer:
 
     def combine(self, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, str, tuple[str, ...], bool | None]:
         """As `attempt`, with what was combined, before whether training may see it: file names of pictures, code points
-        of what is worn, a colour, a feeling, a number."""
+        of what is worn, a colour, a feeling, a number. `placed` then says where pictures lie, from back to front; it is
+        empty where one is only changed."""
+        self.placed = []
         picture, caption, parts = getattr(self, f"_{kind}")(generator)
         fit = caption not in self.names and not shows_novel(caption)
         return picture, caption, parts, not unseen(kind, *parts) if fit else None
@@ -203,21 +222,25 @@ class Composer:
         canvas = self._canvas()
         whole = Image.fromarray(image, "RGBA").convert("RGBa")
         canvas.paste(whole.resize((round(self.size * scale),) * 2, Image.Resampling.LANCZOS), (round(left), round(top)))
+        self.placed.append(Placement(0, scale, scale, scale - 1 + 2 * left / self.size, scale - 1 + 2 * top / self.size))
         point = {k: v * scale + (left, top) for k, v in at.items() if k != "width"}
         between, head = float(np.hypot(*(point["right_eye"] - point["left_eye"]))), at["width"] * scale
-        thing = self._cut(self.by_code[code])
+        worn = self.by_code[code]
+        thing = self._cut(worn)
         if place == "eyes":
             thing = _scaled(thing, 2.15 * between)
             x, y = (point["left_eye"] + point["right_eye"]) / 2
-            _over(canvas, thing, x - thing.width / 2, y - thing.height / 2)
+            self._lay(canvas, thing, x - thing.width / 2, y - thing.height / 2, 1, worn)
         elif place == "top":
             thing = _scaled(thing, 0.62 * head, 0.44 * self.size)
-            _over(canvas, thing, point["head_top"][0] - thing.width / 2, point["head_top"][1] + 0.09 * head - thing.height)
+            x, y = point["head_top"]
+            self._lay(canvas, thing, x - thing.width / 2, y + 0.09 * head - thing.height, 1, worn)
         else:
             thing = _scaled(thing, (0.85 if place == "each" else 0.5) * between)
             for eye in ("left_eye", "right_eye"):
                 x, y = point[eye]
-                _over(canvas, thing, x - thing.width / 2, y - thing.height / 2 if place == "each" else y + 0.1 * between)
+                y = y - thing.height / 2 if place == "each" else y + 0.1 * between
+                self._lay(canvas, thing, x - thing.width / 2, y, 1, worn)
         return _shown(canvas), f"{name} {self._one_of(generator, wordings)}", (self.records[index].file_name, code)
 
     def _express(self, generator):
@@ -242,14 +265,14 @@ class Composer:
         first, second = _cropped(image), _cropped(other)
         if generator.random() < 0.5:
             first, second = (_scaled(p, 0.5 * size, 0.72 * size) for p in (first, second))
-            for picture, x in ((first, 0.25 * size), (second, 0.75 * size)):
-                _over(canvas, picture, x - picture.width / 2, 0.82 * size - picture.height)
+            for part, (picture, x, index) in enumerate(((first, 0.25 * size, one), (second, 0.75 * size, two))):
+                self._lay(canvas, picture, x - picture.width / 2, 0.82 * size - picture.height, part, index)
             caption = f"{a} {self._one_of(generator, ('and', 'with', 'next to', 'and a'))} {b}"
         else:
             first, second = _scaled(first, 0.62 * size, 0.5 * size), _scaled(second, 0.8 * size, 0.56 * size)
             bottom = size - second.height
-            _over(canvas, second, (size - second.width) / 2, bottom)
-            _over(canvas, first, (size - first.width) / 2, bottom + 0.06 * size - first.height)
+            self._lay(canvas, second, (size - second.width) / 2, bottom, 1, two)
+            self._lay(canvas, first, (size - first.width) / 2, bottom + 0.06 * size - first.height, 0, one)
             caption = f"{a} {self._one_of(generator, ('on', 'on a', 'on top of', 'sitting on a', 'riding a'))} {b}"
         return _shown(canvas), caption, (self.records[one].file_name, self.records[two].file_name)
 
@@ -261,8 +284,8 @@ class Composer:
         size, canvas = self.size, self._canvas()
         first = _scaled(_cropped(image), 0.84 * size, 0.84 * size)
         second = _scaled(_cropped(other), 0.46 * size, 0.46 * size)
-        _over(canvas, first, 0.02 * size, 0.02 * size)
-        _over(canvas, second, 0.98 * size - second.width, 0.98 * size - second.height)
+        self._lay(canvas, first, 0.02 * size, 0.02 * size, 0, who)
+        self._lay(canvas, second, 0.98 * size - second.width, 0.98 * size - second.height, 1, what)
         caption = f"{a} {self._one_of(generator, doing)} {b}"
         return _shown(canvas), caption, (self.records[who].file_name, self.records[what].file_name)
 
@@ -272,8 +295,8 @@ class Composer:
         size, canvas = self.size, self._canvas()
         picture = _scaled(_cropped(image), 0.49 * size, (0.48 if three else 0.8) * size)
         places = ((0.5, 0.49), (0.25, 0.99), (0.75, 0.99)) if three else ((0.25, 0.8), (0.75, 0.8))
-        for x, bottom in places:
-            _over(canvas, picture, x * size - picture.width / 2, bottom * size - picture.height)
+        for nth, (x, bottom) in enumerate(places):
+            self._lay(canvas, picture, x * size - picture.width / 2, bottom * size - picture.height, min(nth, 1), index)
         caption = f"{'three' if three else 'two'} {_plural(name)}"
         return _shown(canvas), caption, (self.records[index].file_name, str(len(places)))
 
@@ -285,8 +308,9 @@ class Composer:
         left, top, side = self.squares[index]
         canvas = self._canvas()
         canvas.paste(Image.fromarray(image, "RGBA").convert("RGBa"))
+        self.placed.append(Placement(0, 1.0, 1.0, 0.0, 0.0))
         picture = _scaled(self._cut(sign), 0.72 * side, 0.72 * side)
-        _over(canvas, picture, left + (side - picture.width) / 2, top + (side - picture.height) / 2)
+        self._lay(canvas, picture, left + (side - picture.width) / 2, top + (side - picture.height) / 2, 1, sign)
         said = self.said(sign, generator) or "heart"
         return _shown(canvas), f"{name} with a {said} on it", (self.records[index].file_name, self.records[sign].file_name)
 
@@ -294,27 +318,41 @@ class Composer:
         index = self._one_of(generator, self.things)
         image, name = self._coloured(generator, index, 0.1)
         code = self._one_of(generator, [c for c in (_FIRE, _WING) if c in self.by_code])
-        size, canvas, extra = self.size, self._canvas(), self._cut(self.by_code[code])
+        added = self.by_code[code]
+        size, canvas, extra = self.size, self._canvas(), self._cut(added)
         if code == _FIRE:
             flames = extra.resize((round(0.98 * size), round(0.98 * size)), Image.Resampling.LANCZOS)
-            _over(canvas, flames, 0.01 * size, 0.0)
+            self._lay(canvas, flames, 0.01 * size, 0.0, 1, added)
             picture = _scaled(_cropped(image), 0.62 * size, 0.56 * size)
-            _over(canvas, picture, (size - picture.width) / 2, 0.98 * size - picture.height)
+            self._lay(canvas, picture, (size - picture.width) / 2, 0.98 * size - picture.height, 0, index)
             caption = self._one_of(generator, (f"{name} on fire", f"burning {name}", f"{name} in flames"))
         else:
             wing = _scaled(extra, 0.46 * size, 0.6 * size)
             mirrored = wing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             # The artwork's wing points to one side: the other is its mirror image.
             pair = (mirrored, wing) if _leans_left(extra) else (wing, mirrored)
-            _over(canvas, pair[1], 0.0, 0.16 * size)
-            _over(canvas, pair[0], size - wing.width, 0.16 * size)
+            self._lay(canvas, pair[1], 0.0, 0.16 * size, 1, added, pair[1] is mirrored)
+            self._lay(canvas, pair[0], size - wing.width, 0.16 * size, 1, added, pair[0] is mirrored)
             picture = _scaled(_cropped(image), 0.56 * size, 0.76 * size)
-            _over(canvas, picture, (size - picture.width) / 2, 0.92 * size - picture.height)
+            self._lay(canvas, picture, (size - picture.width) / 2, 0.92 * size - picture.height, 0, index)
             caption = self._one_of(generator, (f"{name} with wings", f"winged {name}", f"flying {name}"))
         return _shown(canvas), caption, (self.records[index].file_name, code)
 
     def _canvas(self) -> Image.Image:
         return Image.new("RGBa", (self.size, self.size))
+
+    def _lay(self, canvas: Image.Image, picture: Image.Image, x: float, y: float, part: int, index: int,
+             mirrored: bool = False) -> None:
+        """Lays the visible part of a picture, scaled, over the canvas, and notes where the whole of it lies."""
+        _over(canvas, picture, x, y)
+        left, top, right, bottom = _visible(self.images[index])
+        across, down = picture.width / (right - left), picture.height / (bottom - top)
+        unit = 2 / self.size
+        shift_y = down - 1 + unit * (y - down * top)
+        if mirrored:
+            self.placed.append(Placement(part, -across, down, unit * (x + picture.width + across * left) - across - 1, shift_y))
+        else:
+            self.placed.append(Placement(part, across, down, across - 1 + unit * (x - across * left), shift_y))
 
     def _cut(self, index: int) -> Image.Image:
         return _cropped(self.images[index])

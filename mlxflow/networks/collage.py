@@ -19,8 +19,9 @@ from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, silu, split_head
 from mlxflow.runtime import mx
 
 # From the back: which thing a layer shows (0 or 1), and its first scale and shift by x and by y; then its opacity's logit.
-LAYERS = ((1, (0.5, 0.5, 0.0, 0.0), -3.0), (1, (-0.5, 0.5, 0.0, 0.0), -3.0), (0, (1.0, 1.0, 0.0, 0.0), 4.0),
-          (1, (0.5, 0.5, 0.25, 0.25), -3.0), (1, (0.5, 0.5, -0.25, 0.25), -3.0))
+# None starts where it would stay: at scale 1 and shift 0 every pixel lies on another, where splat has no slope.
+LAYERS = ((1, (0.55, 0.55, 0.1, 0.0), -2.0), (1, (-0.55, 0.55, -0.1, 0.0), -2.0), (0, (0.75, 0.75, -0.15, -0.1), 3.0),
+          (1, (0.5, 0.5, 0.35, 0.35), 0.0), (1, (0.5, 0.5, -0.35, 0.3), -2.0))
 THINGS = 2
 
 

@@ -8,7 +8,7 @@ from mlxflow.runtime import mx
 from mlx.utils import tree_flatten
 
 from apps.emoji import pretrain_collage as script
-from mlxflow.data.compose import unseen
+from mlxflow.data.compose import Placement, unseen
 from mlxflow.data.folder import Record
 from mlxflow.data.words import WordTable
 from mlxflow.networks.text import TextConfig, TextEncoder
@@ -66,15 +66,25 @@ def test_a_pool_has_two_things_of_each_composition_and_nothing_that_is_kept_from
     for row, (one, two), picture in zip(pool.rows, pool.things, pool.pictures):
         words = [k for name, k in rows.items() if any(tuple(row[i : i + len(name)]) == name for i in range(len(row)))]
         assert {one, two} >= {*words} and picture[..., 3].max() > 200
+    assert pool.layers.shape == (40, 5, 5) and (pool.layers[:, 2, 4] == 1).all() and (pool.layers[..., 4].sum(1) >= 2).all()
     again = script.Pool(composer, table, 16, 40, seed=0)
     assert again.rows == pool.rows and np.array_equal(again.pictures, pool.pictures)
+
+
+def test_layers_are_in_front_of_the_first_thing_or_behind_it():
+    whole, half = (1.0, 1.0, 0.0, 0.0), (0.5, 0.5, 0.2, 0.1)
+    mirrored = (-0.5, 0.5, -0.2, 0.1)
+    layers = script.layers_of([Placement(1, *half), Placement(1, *mirrored), Placement(0, *whole)])
+    assert np.allclose(layers, [(*half, 1), (*mirrored, 1), (*whole, 1), (0,) * 5, (0,) * 5])
+    layers = script.layers_of([Placement(0, *half), Placement(1, *half), Placement(1, *whole)])
+    assert np.allclose(layers, [(0,) * 5, (0,) * 5, (*half, 1), (*half, 1), (*whole, 1)])
 
 
 def test_a_collage_learns_and_nothing_else_moves(table, shipped, composer):
     pool = script.Pool(composer, table, 16, 64, seed=0)
     batches = script.Batches(table, script.Captions(table, composer.records), pool, 16, seed=0)
     one, two = batches(3), batches(3)
-    assert all(np.array_equal(a, b) for a, b in zip(one[0] + one[3] + one[1:3], two[0] + two[3] + two[1:3]))
+    assert all(np.array_equal(a, b) for a, b in zip(one[0] + one[4] + one[1:4], two[0] + two[4] + two[1:4]))
     before = {n: np.array(a) for n, a in tree_flatten(shipped.parameters()) if not n.startswith("collage.")}
     step = script.compiled_step(shipped)
     weights = dict(tree_flatten(shipped.collage.parameters()))

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from mlxflow.runtime import mx
+
 from mlxflow.data.compose import Composer, anchors, unseen
 from mlxflow.data.folder import Record, read_folder
-from mlxflow.data.images import load_all
+from mlxflow.data.images import load_all, premultiply
 from mlxflow.data.novel import content, novel_prompts, shows_novel
 from mlxflow.data.rehearsal import embedded_folder
+from mlxflow.networks.collage import splat
 from tests.data.discs import disc
 
 
@@ -123,3 +126,29 @@ def test_what_was_combined_is_told_and_a_caption_may_call_it_otherwise():
         assert "thing" in again[1] and not {"apple", "pear"} & {*again[1].split()}
         picture, *told = plain.attempt(kind, np.random.default_rng(3))
         assert np.array_equal(picture, made[0]) and told == [made[1], made[3]]
+
+
+@pytest.mark.parametrize("kind", ["dress", "pair", "hold", "count", "emblem", "change"])
+def test_where_pictures_were_put_says_what_the_composition_looks_like(emoji, kind):
+    """The same pictures, scaled and moved by what `placed` says, have the composition's outline, but for rounding to
+    pixels. (Colours may be others.)"""
+    composer, generator = emoji, np.random.default_rng(2)
+    index = {record.file_name: i for i, record in enumerate(composer.records)}
+    errors = []
+    for _ in range(12):
+        picture, _, parts, _ = composer.combine(kind, generator)
+        shown = [index[parts[0]]] + [index.get(part, composer.by_code.get(part, index[parts[0]])) for part in parts[1:]]
+        board = np.zeros((64, 64, 4))
+        for part, *across_down in composer.placed:
+            columns, rows = (np.array(splat(mx.array([across_down[k]]), mx.array([across_down[k + 2]]), 64))[0] for k in (0, 1))
+            layer = np.einsum("yh,hwc,xw->yxc", rows, premultiply(composer.images[shown[part]][None])[0] / 2 + 0.5, columns)
+            board = layer + board * (1 - np.clip(layer[..., 3:], 0, 1))
+        errors.append(np.abs(board[..., 3] - picture[..., 3] / 255).mean())
+    assert np.mean(errors) < 0.04 and max(errors) < 0.08, errors
+
+
+def test_what_is_only_changed_is_put_nowhere(emoji):
+    for kind in ("recolour", "express"):
+        emoji.combine("pair", np.random.default_rng(0))
+        emoji.combine(kind, np.random.default_rng(0))
+        assert emoji.placed == []

@@ -104,6 +104,19 @@ def test_words_outside_the_mask_change_nothing_and_an_empty_prompt_has_no_sketch
     assert not maps[0, :, 3:].any() and mx.allclose(maps.sum(axis=-1), mx.ones((2, 4)))
 
 
+def test_every_number_of_a_new_layout_has_a_slope():
+    """A layer of scale 1 and shift 0 has none: it would stay there for ever."""
+    encoder = encoder_with()
+    said = batch(8, [5, 9, 8])
+
+    def loss(bias):
+        encoder.collage.place.bias = bias
+        return mx.square(encoder(*said).sketch - 0.3).sum()
+
+    slope = np.array(mx.grad(loss)(encoder.collage.place.bias)).reshape(len(LAYERS), 5)
+    assert (np.abs(slope) > 1e-3).all(), slope
+
+
 def test_gradients_are_finite_and_reach_everything_that_the_collage_learns():
     encoder = encoder_with()
     collage = encoder.collage
