@@ -170,9 +170,9 @@ def compiled_step(encoder: TextEncoder):
         names, named, how, told = collage.find(several[0], said.tokens, said.mask)
         # As it was taught, with words left out: not as sharp as it is asked.
         scores = memory.scores(memory.query(encoder.pool(names)) + named) / SHARPER
-        values = encoder.sketch.changed(memory.read(scores), encoder.pool(how))
-        layout, shown = collage.layout(values, said.pooled), layers[..., 4]
-        laid = collage.lay(encoder.sketch.picture(values), layout)
+        things = encoder.sketch.picture(encoder.sketch.changed(memory.read(scores), encoder.pool(how)))
+        layout, shown = collage.layout(things, said.pooled), layers[..., 4]
+        laid = collage.lay(things, layout)
         placed = (shown * mx.square(layout[..., :4] - layers[..., :4]).sum(-1)).sum() / shown.sum()
         seen = nn.losses.binary_cross_entropy(layout[..., 4], shown, with_logits=False)
         error = mx.square(laid - target).mean()
@@ -227,9 +227,7 @@ def main() -> None:
     table, folder = WordTable.load(weights_dir() / "emoji/words.safetensors"), read_folder(options.data)
     records, given = folder.split("train"), read_arrays(resolve(options.init))
     mx.random.seed(options.seed)
-    # Slots beyond one for each emoji were there to learn what compositions are: the collage is for that.
-    slots = len(by_base(records))
-    given |= {name: given[name][:slots] for name in given if name.startswith("text.sketch.memory.slot_")}
+    slots = len(given["text.sketch.memory.slot_keys"])
     encoder = TextEncoder(TextConfig(word_dim=table.dim, sketch=slots, collage=True))
     known = {n.removeprefix("text."): a.astype(mx.float32) for n, a in given.items() if n.startswith("text.")}
     encoder.load_weights(list(known.items()), strict=False)

@@ -15,7 +15,7 @@ import math
 
 import mlx.nn as nn
 
-from mlxflow.networks.blocks import CLOSED, RMSNorm, attention, silu, split_heads, zero
+from mlxflow.networks.blocks import CLOSED, attention, silu, split_heads, zero
 from mlxflow.runtime import mx
 
 # From the back: which thing a layer shows (0 or 1), and its first scale and shift by x and by y; then its opacity's logit.
@@ -23,6 +23,8 @@ from mlxflow.runtime import mx
 LAYERS = ((1, (0.55, 0.55, 0.1, 0.0), -2.0), (1, (-0.55, 0.55, -0.1, 0.0), -2.0), (0, (0.75, 0.75, -0.15, -0.1), 3.0),
           (1, (0.5, 0.5, 0.35, 0.35), 0.0), (1, (0.5, 0.5, -0.35, 0.3), -2.0))
 THINGS = 2
+# The logit of several things in a new network: it begins with sketches of one.
+ONE_THING = -4.0
 
 
 class Finder(nn.Module):
@@ -32,7 +34,7 @@ class Finder(nn.Module):
     One layer of attention lets a word know its neighbours: the first thing is what stands before "and".
     """
 
-    HEADS, HEAD = 4, 16
+    HEADS, HEAD = 2, 12
 
     def __init__(self, width: int):
         super().__init__()
@@ -40,6 +42,7 @@ class Finder(nn.Module):
         self.out = zero(nn.Linear(self.HEADS * self.HEAD, width, bias=False))
         self.score = nn.Linear(width, 2 * THINGS, bias=False)
         self.several = zero(nn.Linear(width, 1))
+        self.several.bias = mx.array([ONE_THING])
 
     def __call__(self, tokens: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
         bias = mx.where(mask, 0.0, CLOSED).astype(tokens.dtype)
@@ -65,17 +68,16 @@ def splat(scale: mx.array, shift: mx.array, size: int) -> mx.array:
 
 
 class Collage(nn.Module):
-    """Lays out the things of prompts; `width` is the text encoder's, `word_dim` its word vectors', `key` and `value`
-    the sizes of the memory that knows the things."""
+    """Lays out the things of prompts; `width` is the text encoder's, `word_dim` its word vectors', `key` the size of a query
+    of the memory that knows the things, `side` that of the sketch."""
 
-    HIDDEN = 48
+    HIDDEN = 32
 
-    def __init__(self, width: int, word_dim: int, key: int, value: int):
+    def __init__(self, width: int, word_dim: int, key: int, side: int):
         super().__init__()
         self.finder = Finder(width)
         self.named = zero(nn.Linear(word_dim, key, bias=False))
-        self.norm = RMSNorm(THINGS * value, affine=False)
-        self.of_things = nn.Linear(THINGS * value, self.HIDDEN)
+        self.of_things = nn.Linear(THINGS * 2 * side, self.HIDDEN)
         self.of_words = nn.Linear(width, self.HIDDEN, bias=False)
         self.place = zero(nn.Linear(self.HIDDEN, 5 * len(LAYERS)))
         self.place.bias = mx.array([number for _, first, opaque in LAYERS for number in (*first, opaque)])
@@ -87,11 +89,12 @@ class Collage(nn.Module):
         name, how = mx.split(maps, 2, axis=1)
         return name @ tokens, self.named(name @ vectors), how @ tokens, several
 
-    def layout(self, values: mx.array, pooled: mx.array) -> mx.array:
-        """`[B, layers, 5]`: scale and shift by x and by y, opacity in (0, 1), from the things `[B, 2, VALUE]` and the
-        prompt `[B, D]`."""
-        things = self.norm(values.reshape(len(values), -1))
-        placed = self.place(silu(self.of_things(things) + self.of_words(pooled))).reshape(len(values), len(LAYERS), 5)
+    def layout(self, things: mx.array, pooled: mx.array) -> mx.array:
+        """`[B, layers, 5]`: scale and shift by x and by y, opacity in (0, 1), from the things `[B, 2, G, G, C]`, of which
+        only the reach of their outlines counts, and the prompt `[B, D]`."""
+        alpha = mx.clip((things[..., -1] + 1) / 2, 0.0, 1.0)
+        reach = mx.concatenate([alpha.max(axis=3), alpha.max(axis=2)], axis=2).reshape(len(things), -1)
+        placed = self.place(silu(self.of_things(reach) + self.of_words(pooled))).reshape(len(things), len(LAYERS), 5)
         return mx.concatenate([placed[..., :4], mx.sigmoid(placed[..., 4:])], axis=-1)
 
     def lay(self, things: mx.array, layout: mx.array) -> mx.array:

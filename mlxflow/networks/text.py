@@ -179,7 +179,7 @@ class TextEncoder(nn.Module):
         if config.sketch:
             self.sketch = Sketch(config.width, config.sketch, config.sketch_shape)
         if config.collage:
-            self.collage = Collage(config.width, config.word_dim, Memory.KEY, Memory.VALUE)
+            self.collage = Collage(config.width, config.word_dim, Memory.KEY, config.sketch_shape[0])
 
     def __call__(self, vectors: mx.array, mask: mx.array) -> Condition:
         present = mask[..., None].astype(vectors.dtype)
@@ -203,5 +203,5 @@ class TextEncoder(nn.Module):
         names, named, how, several = self.collage.find(vectors, tokens, mask)
         memory = self.sketch.memory
         meant = memory.read(memory.scores(memory.query(self.pool(names)) + named))
-        values = self.sketch.changed(meant, self.pool(how))
-        return self.collage.lay(self.sketch.picture(values), self.collage.layout(values, pooled)), several
+        things = self.sketch.picture(self.sketch.changed(meant, self.pool(how)))
+        return self.collage.lay(things, self.collage.layout(things, pooled)), several

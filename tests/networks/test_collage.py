@@ -61,7 +61,7 @@ WHOLE = [1.0, 1.0, 0.0, 0.0]
 
 
 def laid(opacities, places=None):
-    collage = Collage(16, 12, 64, 128)
+    collage = Collage(16, 12, 64, 8)
     layout = mx.array([[[*(places or {}).get(i, WHOLE), opacity] for i, opacity in enumerate(opacities)]])
     return np.array(collage.lay(things(RED, BLUE), layout))[0] / 2 + 0.5
 

@@ -78,7 +78,7 @@ class Sketch(nn.Module):
 class Finder(nn.Module):
     """Four maps over the words (the names of both things, then how they are), and whether there are several."""
 
-    HEADS, HEAD = 4, 16
+    HEADS, HEAD = 2, 12
 
     def __init__(self, width: int):
         super().__init__()
@@ -98,20 +98,21 @@ class Finder(nn.Module):
 class Collage(nn.Module):
     """Two things in five places. A place: scale and shift by x and y, and the logit of its opacity."""
 
-    SHOWN, HIDDEN = (1, 1, 0, 1, 1), 48
+    SHOWN, HIDDEN = (1, 1, 0, 1, 1), 32
 
-    def __init__(self, width: int, word_dim: int):
+    def __init__(self, width: int, word_dim: int, side: int):
         super().__init__()
         self.finder = Finder(width)
         self.named = nn.Linear(word_dim, Memory.KEY, bias=False)
-        self.norm = Norm(2 * Memory.VALUE, affine=False)
-        self.of_things = nn.Linear(2 * Memory.VALUE, self.HIDDEN)
+        self.of_things = nn.Linear(4 * side, self.HIDDEN)
         self.of_words = nn.Linear(width, self.HIDDEN, bias=False)
         self.place = nn.Linear(self.HIDDEN, 5 * len(self.SHOWN))
 
-    def places(self, values: Tensor, pooled: Tensor) -> Tensor:
-        hidden = F.silu(self.of_things(self.norm(values.flatten(1))) + self.of_words(pooled))
-        return self.place(hidden).unflatten(1, (len(self.SHOWN), 5))
+    def places(self, pictures: Tensor, pooled: Tensor) -> Tensor:
+        """By how far the outlines of both pictures reach down and across, and by the prompt."""
+        alpha = (pictures[:, :, -1] / 2 + 0.5).clamp(0, 1)
+        reach = torch.cat([alpha.amax(3), alpha.amax(2)], dim=2).flatten(1)
+        return self.place(F.silu(self.of_things(reach) + self.of_words(pooled))).unflatten(1, (len(self.SHOWN), 5))
 
     def board(self, pictures: Tensor, places: Tensor) -> Tensor:
         """Pictures `[B, 2, C, G, G]`, premultiplied, in [-1, 1], alpha last: one picture `[B, C, G, G]`."""
@@ -175,7 +176,7 @@ class TextEncoder(nn.Module):
         self.norm = Norm(width)
         self.pool = nn.Linear(width, width, bias=False)
         self.sketch = Sketch(width, sizes["sketch"], sizes["sketch_shape"]) if sizes.get("sketch") else None
-        self.collage = Collage(width, sizes["word_dim"]) if sizes.get("collage") else None
+        self.collage = Collage(width, sizes["word_dim"], sizes["sketch_shape"][0]) if sizes.get("collage") else None
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Condition:
         h = self.project(vectors) + self.positions[: vectors.shape[1]]
@@ -195,6 +196,6 @@ class TextEncoder(nn.Module):
         maps, several = self.collage.finder(h, mask)
         names, ways = maps[:, :2], maps[:, 2:]
         query = self.sketch.memory.query(self.pool(names @ h)) + self.collage.named(names @ vectors)
-        values = self.sketch.changed(self.sketch.memory.answer(query), self.pool(ways @ h))
-        laid = self.collage.board(self.sketch.picture(values), self.collage.places(values, pooled))
+        pictures = self.sketch.picture(self.sketch.changed(self.sketch.memory.answer(query), self.pool(ways @ h)))
+        laid = self.collage.board(pictures, self.collage.places(pictures, pooled))
         return torch.lerp(sketch, laid, several.sigmoid()[:, None, None, None])
