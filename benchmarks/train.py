@@ -25,7 +25,7 @@ from mlxflow.networks import build, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES, WARM, STEPS = 64, 4, 16
-MODEL = {"kind": "text-unet", "text": {"sketch": 1900}, "unet": {"sketch": True}}
+MODEL = {"kind": "text-unet", "text": {"sketch": 1900, "collage": True}, "unet": {"sketch": True}}
 
 
 def mlx_round(ranks: int, batch: int, data: Path, run: Path) -> float:
@@ -33,7 +33,7 @@ def mlx_round(ranks: int, batch: int, data: Path, run: Path) -> float:
     recipe = run.with_suffix(".toml")
     recipe.write_text(f"batch = {batch}\nlog_every = {WARM}\nsample_every = 100000\nvalidate_every = 100000\n"
                       "checkpoint_every = 100000\nprompts = ['face']\n[model]\nkind = 'text-unet'\n"
-                      "[model.text]\nsketch = 1900\n[model.unet]\nsketch = true\n")
+                      "[model.text]\nsketch = 1900\ncollage = true\n[model.unet]\nsketch = true\n")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "mlxflow", "train", "--data", str(data), "--config", str(recipe), "--run",
                     str(run), "--steps", str(WARM + STEPS), "--ranks", str(ranks), "--force", "--device", "cpu"],

@@ -174,7 +174,7 @@ def compiled_step(encoder: TextEncoder):
         layout, shown = collage.layout(things, said.pooled), layers[..., 4]
         laid = collage.lay(things, layout)
         placed = (shown * mx.square(layout[..., :4] - layers[..., :4]).sum(-1)).sum() / shown.sum()
-        seen = nn.losses.binary_cross_entropy(layout[..., 4], shown, with_logits=False)
+        seen = nn.losses.binary_cross_entropy(layout[..., 4], shown)
         error = mx.square(laid - target).mean()
         choice = nn.losses.cross_entropy(scores, slots, label_smoothing=0.05).mean()
         alone = collage.finder(one.tokens, one.mask)[1]
@@ -249,6 +249,8 @@ def main() -> None:
         numbers = map(mx.array, (float(n + 1), ema.decay_at(DECAY, n), rate))
         parts, weights, average, moments = step(weights, average, moments, *numbers, *batches(n))
         mx.eval(parts, weights, average, moments)
+        if not np.isfinite(np.array(parts)).all():
+            raise SystemExit(f"pretrain_collage: the errors of step {n + 1} are {np.array(parts)}: try a lower --rate.")
         mean = np.array(parts) if mean is None else 0.98 * mean + 0.02 * np.array(parts)
         if (n + 1) % options.report == 0 or n + 1 == options.steps:
             encoder.collage.update(tree_unflatten(list(average.items())))

@@ -90,12 +90,12 @@ class Collage(nn.Module):
         return name @ tokens, self.named(name @ vectors), how @ tokens, several
 
     def layout(self, things: mx.array, pooled: mx.array) -> mx.array:
-        """`[B, layers, 5]`: scale and shift by x and by y, opacity in (0, 1), from the things `[B, 2, G, G, C]`, of which
-        only the reach of their outlines counts, and the prompt `[B, D]`."""
+        """`[B, layers, 5]`: scale and shift by x and by y, and the logit of the opacity, from the things `[B, 2, G, G, C]`,
+        of which only the reach of their outlines counts, and the prompt `[B, D]`."""
         alpha = mx.clip((things[..., -1] + 1) / 2, 0.0, 1.0)
         reach = mx.concatenate([alpha.max(axis=3), alpha.max(axis=2)], axis=2).reshape(len(things), -1)
-        placed = self.place(silu(self.of_things(reach) + self.of_words(pooled))).reshape(len(things), len(LAYERS), 5)
-        return mx.concatenate([placed[..., :4], mx.sigmoid(placed[..., 4:])], axis=-1)
+        placed = self.place(silu(self.of_things(reach) + self.of_words(pooled)))
+        return placed.reshape(len(things), len(LAYERS), 5)
 
     def lay(self, things: mx.array, layout: mx.array) -> mx.array:
         """Premultiplied pictures `[B, 2, G, G, C]` in [-1, 1], alpha last, over each other: `[B, G, G, C]`."""
@@ -105,6 +105,6 @@ class Collage(nn.Module):
             scale_x, scale_y, shift_x, shift_y, opacity = (layout[:, i, k] for k in range(5))
             rows, columns = splat(scale_y, shift_y, size), splat(scale_x, shift_x, size)
             layer = (rows @ things[:, which].reshape(b, size, -1)).reshape(b, size, size, channels)
-            layer = (columns[:, None] @ layer) * opacity[:, None, None, None]
+            layer = (columns[:, None] @ layer) * mx.sigmoid(opacity)[:, None, None, None]
             board = layer if board is None else layer + board * (1 - mx.clip(layer[..., -1:], 0.0, 1.0))
         return 2 * board - 1
