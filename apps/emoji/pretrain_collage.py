@@ -45,6 +45,10 @@ from apps.emoji.pretrain_sketch import (DROPPED, LENGTH, MIDDLE, NOISE, SHARPER,
 CHOICE, SEVERAL, PLACED, SHOWN = 0.2, 0.3, 1.0, 0.2
 # One thing is what most prompts tell of, and an error there is the worse one: an emoji that exists is not drawn.
 ORDINARY = 8.0
+# Asked, prompts of one thing are more common still than that: the logit of several is lowered by this. Of held-out prompts'
+# thumbnails 73.9 % were found at 0, 74.6 at 1, 75.0 at 2, of unseen compositions' 70.3, 69.1 and 67.2 %.
+STRICTER = 1.5
+BIAS = "finder.several.bias"
 WARMUP, DECAY = 50, 0.997
 # The layer that shows the first thing (networks/collage.py).
 MIDDLE_LAYER = 2
@@ -217,9 +221,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--init", type=Path, required=True, help="weights with a sketch, and perhaps a collage to go on from")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=128, help="compositions a step, with as many captions of one thing")
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=4.5e-3)
     parser.add_argument("--seed", type=int, default=0, help="another one when it goes on from its own result")
     parser.add_argument("--report", type=int, default=500)
     options = parser.parse_args()
@@ -243,6 +247,8 @@ def main() -> None:
 
     step, started = compiled_step(encoder), time.perf_counter()
     weights = dict(tree_flatten(encoder.collage.parameters()))
+    if any(name.startswith("collage.") for name in known):  # this script's own
+        weights[BIAS] = weights[BIAS] + STRICTER
     average, moments, mean = dict(weights), init_moments("muon", weights), None
     for n in range(options.steps):
         rate = options.rate * min(1, (n + 1) / WARMUP, 2.5 * (1 - n / options.steps))
@@ -253,10 +259,11 @@ def main() -> None:
             raise SystemExit(f"pretrain_collage: the errors of step {n + 1} are {np.array(parts)}: try a lower --rate.")
         mean = np.array(parts) if mean is None else 0.98 * mean + 0.02 * np.array(parts)
         if (n + 1) % options.report == 0 or n + 1 == options.steps:
-            encoder.collage.update(tree_unflatten(list(average.items())))
+            shipped = average | {BIAS: average[BIAS] - STRICTER}
+            encoder.collage.update(tree_unflatten(list(shipped.items())))
             print(f"step {n + 1} error {mean[0]:.4f} choice {mean[1]:.3f} several {mean[2]:.3f} placed {mean[3]:.4f} shown {mean[4]:.3f} {judge(encoder)} "
                   f"{unseen(encoder)} {time.perf_counter() - started:.0f} s", flush=True)
-            arrays = given | {f"text.collage.{name}": array for name, array in average.items()}
+            arrays = given | {f"text.collage.{name}": array for name, array in shipped.items()}
             mx.save_safetensors(str(options.output), {n: a.astype(mx.float16) for n, a in arrays.items()},
                                 {"words_sha256": table.sha256})
 
