@@ -6,11 +6,10 @@
              + 0.3 BCE(several | caption) + E |layout(caption) - layout|^2 + 0.2 BCE(shown | caption)
 
 over compositions of two things (data/compose.py, which says where it put them) of the training split; BCE(several) over
-real captions and those of one
-changed thing, too, which must not be taken for several. Only the collage (networks/collage.py) learns: encoder and
-sketch stay as they are, so that a prompt of one thing is sketched as before, and a U-Net that was trained with the
-sketch can be asked with it. Names alone would not do for compositions: half the time a thing is called by a short caption of
-its own that the memory is sure of ("car", not "automobile").
+real captions and those of one changed thing, too, which must not be taken for several. Only the collage
+(networks/collage.py) learns: encoder and sketch stay as they are, so that a prompt of one thing is sketched as before, and
+a U-Net that was trained with the sketch can be asked with it. Names alone would not do for compositions: nearly half the
+time a thing is called by a short caption of its own that the memory is sure of ("car", not "automobile").
 
 The arrays of --init go into the output as they are, with the collage's (`text.collage.`). Every `--report` steps it says
 how often the sketch of a training name, of a held-out prompt (which it never trains on) and of an unseen composition is
@@ -34,13 +33,14 @@ from mlxflow.data.images import load_all
 from mlxflow.data.recolour import COLOURS, RAINBOW
 from mlxflow.data.words import WordTable
 from mlxflow.evaluation.compositions import composed
+from mlxflow.networks.collage import LAYERS
 from mlxflow.networks.text import TextConfig, TextEncoder
 from mlxflow.paths import weights_dir
 from mlxflow.training import ema
 from mlxflow.training.optimizers import clipped, init_moments, update
 from mlxflow.weights import read_arrays, resolve
-from apps.emoji.pretrain_sketch import (DROPPED, LENGTH, MIDDLE, NOISE, SHARPER, SIZE, Captions, Judge, by_base, choices, padded,
-                             reduced, thumbnails)
+from apps.emoji.pretrain_sketch import (LENGTH, MIDDLE, SHARPER, SIZE, Captions, Judge, by_base, choices, noisy, padded, reduced,
+                                        thumbnails)
 
 CHOICE, SEVERAL, PLACED, SHOWN = 0.2, 0.3, 1.0, 0.2
 # One thing is what most prompts tell of, and an error there is the worse one: an emoji that exists is not drawn.
@@ -50,8 +50,8 @@ ORDINARY = 8.0
 STRICTER = 1.5
 BIAS = "finder.several.bias"
 WARMUP, DECAY = 50, 0.997
-# The layer that shows the first thing (networks/collage.py).
-MIDDLE_LAYER = 2
+# The layer that shows the first thing.
+MIDDLE_LAYER = [thing for thing, _, _ in LAYERS].index(0)
 # Compositions of two things, and those of one thing that is only changed; how often each kind is drawn.
 OF_TWO = {"pair": 5, "hold": 3, "dress": 3, "count": 2, "emblem": 2, "change": 2}
 OF_ONE = ("recolour", "express")
@@ -96,9 +96,9 @@ def everyday_words(table: WordTable, encoder: TextEncoder, records: list[Record]
 
 
 def layers_of(placed: list[Placement]) -> np.ndarray:
-    """The layers of a collage (networks/collage.py) that lie as the parts of a composition do: `[5, 5]`, scale and shift by x
-    and by y, and 1 where the layer is shown."""
-    layers = np.zeros((5, 5), np.float32)
+    """The layers of a collage that lie as the parts of a composition do: `[layers, 5]`, scale and shift by x and by y, and 1
+    where the layer is shown."""
+    layers = np.zeros((len(LAYERS), 5), np.float32)
     first = next(i for i, placement in enumerate(placed) if placement.part == 0)
     for i, placement in enumerate(placed):
         behind = int(placement.scale_x < 0)
@@ -150,19 +150,14 @@ class Batches:
         rng, pool = np.random.default_rng((self.seed, n)), self.pool
         index = rng.integers(len(pool.rows), size=self.size)
         pictures = mx.array(pool.pictures[index].astype(np.float32) / 127.5 - 1)
-        several = self.noisy([pool.rows[i] for i in index], rng, 0.0)
+        several = noisy(self.table, [pool.rows[i] for i in index], MIDDLE, rng, dropped=0.0)
         one = [pool.others[i] for i in rng.integers(len(pool.others), size=self.size // 4)]
         if self.linked:
             one += [self.linked[i] for i in rng.integers(len(self.linked), size=3 * self.size // 8)]
         one += [self.captions.draw(i, k % 2 == 0, rng)
                 for k, i in enumerate(rng.integers(len(self.captions.rows), size=self.size - len(one)))]
-        return several, pictures, mx.array(pool.things[index]), mx.array(pool.layers[index]), self.noisy(one, rng, DROPPED)
-
-    def noisy(self, rows: list[list[int]], rng: np.random.Generator, dropped: float):
-        """Word vectors with noise and a share of the words left out (never all)."""
-        vectors, mask = padded(self.table, rows, MIDDLE, NOISE * rng.standard_normal((len(rows), MIDDLE, self.table.dim), np.float32))
-        left = np.array(mask) & (rng.random(mask.shape) >= dropped)
-        return vectors, mx.array(np.where(left.any(1, keepdims=True), left, np.array(mask)))
+        things, layers = mx.array(pool.things[index]), mx.array(pool.layers[index])
+        return several, pictures, things, layers, noisy(self.table, one, MIDDLE, rng)
 
 
 def compiled_step(encoder: TextEncoder):

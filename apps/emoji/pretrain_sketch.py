@@ -81,6 +81,14 @@ def padded(table: WordTable, rows: list[list[int]], length: int, noise: np.ndarr
     return mx.array(vectors if noise is None else vectors + noise), mx.array(ids >= 0)
 
 
+def noisy(table: WordTable, rows: list[list[int]], length: int, rng: np.random.Generator, dropped: float = DROPPED):
+    """Word vectors with noise and a share of the words left out (never all), and their mask."""
+    noise = NOISE * rng.standard_normal((len(rows), length, table.dim), np.float32)
+    vectors, mask = padded(table, rows, length, noise)
+    left = np.array(mask) & (rng.random(mask.shape) >= dropped)
+    return vectors, mx.array(np.where(left.any(1, keepdims=True), left, np.array(mask)))
+
+
 def thumbnails(records: list[Record], size: int) -> np.ndarray:
     """float32 `[N, size, size, 4]` in [-1, 1]."""
     return np.concatenate([reduced(load_all(records[i : i + 256], SIZE), size) for i in range(0, len(records), 256)])
@@ -207,24 +215,18 @@ class Batches:
         number, k = divmod(n, self.order.steps)
         rng = np.random.default_rng((self.seed, n))
         index = self.order.of_pass(number)[k * self.size : (k + 1) * self.size]
-        texts = [self.noisy([self.captions.draw(i, length == SHORT, rng) for i in index], length, rng)
+        texts = [noisy(self.table, [self.captions.draw(i, length == SHORT, rng) for i in index], length, rng)
                  for length in (SHORT, MIDDLE)]
         made = [self.composer.draw(rng) for _ in range(round(2 * COMPOSED * self.size))]
-        texts.append(self.noisy([self.table.tokens(caption, LENGTH) for _, caption in made], MIDDLE, rng))
+        texts.append(noisy(self.table, [self.table.tokens(caption, LENGTH) for _, caption in made], MIDDLE, rng))
         composed = reduced(np.stack([picture for picture, _ in made]), self.pictures.shape[1])
         return *texts, *map(mx.array, (self.pictures[index], composed, self.slot_of[index]))
-
-    def noisy(self, rows: list[list[int]], length: int, rng: np.random.Generator):
-        """Word vectors with noise and some words left out (never all)."""
-        noise = NOISE * rng.standard_normal((len(rows), length, self.table.dim), np.float32)
-        vectors, mask = padded(self.table, rows, length, noise)
-        left = np.array(mask) & (rng.random(mask.shape) >= DROPPED)
-        return vectors, mx.array(np.where(left.any(1, keepdims=True), left, np.array(mask)))
 
 
 def start(encoder: TextEncoder, given: dict, begin) -> dict:
     """Weights to start from: those given; where they have no memory with a slot an emoji, what `begin()` makes of it."""
     weights = dict(tree_flatten(encoder.parameters()))
+    given = {n: a for n, a in given.items() if not n.startswith("collage.")}  # to be taught anew after this
     if "sketch.change.weight" not in given:
         given = {n: a for n, a in given.items() if not n.startswith("sketch.")}
     encoder.update(tree_unflatten(list((weights | given).items())))

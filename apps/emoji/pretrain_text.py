@@ -131,7 +131,7 @@ def train(args):
     model = Student()
     if args.init:
         given = {n: a.astype(mx.float32) for n, a in read_arrays(resolve(args.init)).items() if n.startswith("text.")}
-        model.update(tree_unflatten([(n, a) for n, a in given.items() if not n.startswith("text.sketch.")]))
+        model.update(tree_unflatten([(n, a) for n, a in given.items() if not n.startswith(("text.sketch.", "text.collage."))]))
     schedule = optim.join_schedules(
         [optim.linear_schedule(1e-5, args.rate, 50), optim.cosine_decay(args.rate, args.steps - 50, 1e-5)],
         [50],

@@ -89,7 +89,7 @@ def encoder(weights: Path, table: WordTable):
     arrays = mx.load(str(weights)).items()
     inside = "text." if any(name.startswith("text.") for name, _ in arrays) else ""
     own = {name[len(inside) :]: value for name, value in arrays if name.startswith(inside)}
-    model.load_weights([(n, a.astype(mx.float32)) for n, a in own.items() if not n.startswith("sketch.")])
+    model.load_weights([(n, a.astype(mx.float32)) for n, a in own.items() if not n.startswith(("sketch.", "collage."))])
 
     def encode(prompts):
         parts = []

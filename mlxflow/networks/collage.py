@@ -11,8 +11,6 @@ is moved by numbers can be learnt from a few placements of many things, where a 
 would have to see every thing in every place. Where s is 0 the sketch is what it was without this module.
 """
 
-import math
-
 import mlx.nn as nn
 
 from mlxflow.networks.blocks import CLOSED, attention, silu, split_heads, zero

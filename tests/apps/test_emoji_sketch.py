@@ -67,3 +67,9 @@ def test_going_on_from_its_own_result_softens_what_was_sharpened_and_an_older_me
     older = {n: a for n, a in own.items() if "change" not in n} | {script.SLOT_KEYS: mx.zeros((4, 7, 48))}
     begun = script.start(encoder, older, lambda: {"base": mx.ones((16, 16, 4))})
     assert begun["sketch.base"].min().item() == 1 and begun[script.SLOT_KEYS].shape == own[script.SLOT_KEYS].shape
+
+
+def test_what_was_taught_after_the_sketch_is_left_out_when_it_is_taught_on(encoder):
+    own = dict(tree_flatten(encoder.parameters()))
+    again = script.start(encoder, own | {"collage.place.bias": mx.zeros(25)}, lambda: pytest.fail("its memory is there"))
+    assert again.keys() == own.keys()
